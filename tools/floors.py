@@ -34,7 +34,7 @@ TRAIN = (*BASE, "processing", "data", "models")
 RUN = (*TRAIN, "engine", "deploy")
 FLOORS = {
     "core": Floor(0, (), words("torch numpy xarray zarr safetensors")),
-    "layers": Floor(1, ("core",), words("timm einops")),
+    "layers": Floor(1, ("core",), words("timm einops huggingface_hub")),  # timm's own cache of weights
     "metrics": Floor(1, ("core",), words("torchmetrics scipy")),
     "visualization": Floor(1, ("core",), words("holoviews PIL matplotlib")),
     "processing": Floor(2, BASE, words("torchvision")),
@@ -53,7 +53,7 @@ NEIGHBOURS = {("engine", "deploy"), ("cli", "pipelines")}
 # A chapter that is the sum of its neighbours.
 SUMS = {"steps.workbench"}
 # Installed with an extra, or slow to load: inside functions only, so that a floor loads without them.
-INSIDE_ONLY = words("openvino nncf onnx onnxruntime onnxscript gradio panel jupyterlab optuna ray av tensorboard IPython")
+INSIDE_ONLY = words("openvino nncf onnx onnxruntime onnxscript gradio panel jupyterlab optuna ray av tensorboard IPython huggingface_hub")
 # What notebooks are written with; a user does not have it.
 NEVER = words("nbdev fastcore execnb nbclient pytest anomalib")
 
