@@ -51,6 +51,8 @@ class AnomalyModule(LightningModule):
 
     transform: PreProcessor = PreProcessor()
     trainer_defaults: dict[str, Any] = {}
+    reference_keys: dict[str, str | None] = {}  # prefixes of the reference's tensors -> ours; None drops
+    reference_arguments: dict[str, Any] = {}  # what the reference fixes and we let choose
     arguments: dict[str, Any]
 
     def __new__(cls, *args, **kwargs):
@@ -63,6 +65,7 @@ class AnomalyModule(LightningModule):
         self.pre = deepcopy(type(self).transform)
         self.post = PostProcessor()
         self.gathered = False  # new training batches since the last `finalize`
+        self.calibrating = False  # fit thresholds at the end of validation
         self.seen: list[Batch] = []  # validation predictions of this epoch
 
     def forward(self, image: Tensor) -> Prediction:
@@ -115,7 +118,7 @@ CALIBRATION = ("pred_score", "anomaly_map", "gt_label", "gt_mask")
 # %% ../../nbs/models/00_contract.ipynb #acb3cf8d
 def calibrate(self) -> None:
     "Fit thresholds and ranges on the validation predictions of this epoch."
-    if self.seen and not self.trainer.sanity_checking:
+    if self.seen and self.calibrating and not self.trainer.sanity_checking:
         whole = {n: torch.cat([getattr(b, n) for b in self.seen]) for n in self.seen[0].fields()}
         self.post.calibrate(Batch(**whole))
     self.seen = []
