@@ -8,6 +8,7 @@ A rule takes a `Notebook` and yields problems. `RULES` is all of them; tests/boo
 """
 
 import ast
+import builtins
 import json
 import re
 import sys
@@ -26,6 +27,7 @@ OUTPUT_KB = 300  # kept outputs of one notebook
 MODEL_ARGUMENTS = 7
 FEW = 3  # no median of fewer than so many
 FIGURES = ("models", "metrics", "visualization", "widgets", "data")
+TOLD_DEFAULT = re.compile(r"\bby default\b|\bdefaults?\b\s*(?:is\b|to\b|[:=\-\d'\"`]|None|True|False)", re.I)
 EMPTY_NAMES = ("utils", "util", "helpers", "helper", "common", "misc", "tools")
 
 
@@ -304,8 +306,47 @@ def docments(book: Notebook) -> Iterator[Problem]:
                 yield book.problem(cell, "docments", f"{name} has no annotation")
             if not said:
                 yield book.problem(cell, "docments", f"{name} has no comment that says what it is")
-            if re.search(r"\bdefaults?\b", said, re.I):
+            if TOLD_DEFAULT.search(said):
                 yield book.problem(cell, "docments", f"{name} tells its default again")
+
+
+def annotations(book: Notebook) -> Iterator[Problem]:
+    "An annotation in quotes names something that the module has: the docs evaluate it."
+    bound = set(dir(builtins)).union(*(bindings(cell.tree) for cell in book.exported))
+    for cell, node in book.functions:
+        for note in [node.returns, *(a.annotation for a in arguments(node))]:
+            for part in ast.walk(note) if note else ():
+                if isinstance(part, ast.Constant) and isinstance(part.value, str) and not literal(note, part):
+                    missing = {n.id for n in ast.walk(quoted(part.value)) if isinstance(n, ast.Name)} - bound
+                    for name in sorted(missing):
+                        yield book.problem(cell, "annotations", f"{node.name}: the module has no {name!r}, which its annotation names")
+
+
+def quoted(text: str) -> ast.AST:
+    "A quoted annotation as code."
+    try:
+        return ast.parse(text, mode="eval")
+    except SyntaxError:
+        return ast.Module([], [])
+
+
+def literal(note: ast.AST, part: ast.Constant) -> bool:
+    "Is a string a value of a `Literal`, not the name of a type?"
+    return any(isinstance(n, ast.Subscript) and ast.unparse(n.value).endswith("Literal") and part in list(ast.walk(n))
+               for n in ast.walk(note))
+
+
+def bindings(tree: ast.Module) -> set[str]:
+    "The names that a cell gives its module."
+    found = set()
+    for node in tree.body:
+        if isinstance(node, DEFINITION):
+            found.add(node.name)
+        elif isinstance(node, IMPORT):
+            found |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            found |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return found
 
 
 def few_arguments(book: Notebook) -> Iterator[Problem]:
@@ -359,7 +400,7 @@ def outputs(book: Notebook) -> Iterator[Problem]:
 
 
 RULES = (title, module, cell_size, function_size, used, imports, evaluated, magics, finished, excepts, docstrings,
-         docments, few_arguments, no_enums, figure, references, outputs)
+         docments, annotations, few_arguments, no_enums, figure, references, outputs)
 
 
 def lint(book: Notebook) -> list[Problem]:

@@ -90,6 +90,7 @@ FAULTS = {
     "no comment": ("docments", lambda b: edited(b, 4, DEFINE.replace("  # in pixels\n", "\n"))),
     "no annotation": ("docments", lambda b: edited(b, 4, DEFINE.replace("x: float", "x"))),
     "the default again": ("docments", lambda b: edited(b, 4, DEFINE.replace(">= 0", "default 0"))),
+    "an unknown name in quotes": ("annotations", lambda b: edited(b, 4, DEFINE.replace("-> float", "-> 'pandas.DataFrame'"))),
     "undocumented constructor": ("docments", lambda b: edited(b, 4, '#| export\nclass distance:\n    "One."\n    def __init__(self, x: int): self.x = x')),
     "many arguments": ("few arguments", lambda b: edited(b, 4, '#| export\nclass distance:\n    "One."\n    def __init__(\n        self,\n' + "".join(
         f"        a{i}: int,  # a number\n" for i in range(8)) + "    ): ...")),
@@ -126,6 +127,11 @@ def test_a_definition_counts_as_shown_through_the_one_that_uses_it():
     inner, outer = function("inner", 1), function("outer", 1).replace("return 1", "return inner()")
     assert rules(added(good(), inner, outer, function("other", 1), "outer(), other()")) == set()
     assert rules(added(good(), inner, outer, function("other", 1), "1")) == {"used"}
+
+
+def test_annotations_in_quotes_may_name_what_the_module_has():
+    kinds = DEFINE.replace("x: float", "x: 'float | None'").replace("-> float", "-> \"Literal['a', 'b'] | math.Number\"")
+    assert rules(edited(edited(good(), 4, kinds), 2, "#| export\nimport math\nfrom typing import Literal")) == set()
 
 
 def test_tutorials_keep_text_and_tables():
