@@ -18,17 +18,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from .errors import explain
 from .io import plain_value, read_json, write_json
-
-# %% ../../nbs/core/04_predictions.ipynb #fb3e8da4
-if TYPE_CHECKING:
-    import pandas
-    import xarray
 
 # %% ../../nbs/core/04_predictions.ipynb #759adb8c
 VARIABLES = {  # name -> (dtype, axes, the value that means "not known")
@@ -54,7 +49,7 @@ ATTRIBUTES = {
 # %% ../../nbs/core/04_predictions.ipynb #b5599cc4
 def decide(
     values: Any,  # raw scores or maps, any shape
-    threshold: float,
+    threshold: float,  # in the unit of the values
 ) -> np.ndarray:  # bool, same shape
     "True where a value is at least the threshold."
     return np.asarray(values, np.float32) >= np.float32(threshold)
@@ -63,7 +58,7 @@ def decide(
 def wrong_by(
     scores: np.ndarray,  # (N,) raw
     labels: np.ndarray,  # (N,) 1, 0, or -1 where not known
-    threshold: float,
+    threshold: float,  # in the unit of the scores
 ) -> np.ndarray:  # (N,) positive is wrong, NaN where the truth is not known
     "The distance of each score to the threshold, positive on the wrong side."
     sign = np.array([-1.0, 1.0, np.nan])[np.where(labels == 1, 0, np.where(labels == 0, 1, 2))]
@@ -146,7 +141,7 @@ def dataset_of(
     columns: dict[str, Any],  # variable -> (N, ...) array, possibly lazy
     texts: list[dict[str, str]],  # one per image
     attributes: dict,  # of the run
-) -> "xarray.Dataset":
+) -> Any:  # xarray Dataset
     "A run as an xarray Dataset."
     import xarray
 
@@ -157,8 +152,8 @@ def dataset_of(
 
 # %% ../../nbs/core/04_predictions.ipynb #9ea008d8
 def decided(
-    dataset: "xarray.Dataset",
-) -> "xarray.Dataset":  # with pred_label, if the run knows a threshold
+    dataset: Any,  # xarray Dataset of a run
+) -> Any:  # the Dataset with pred_label, if the run knows a threshold
     "Add the decisions that follow from the run's image threshold."
     threshold = dataset.attrs["image_threshold"]
     if np.isnan(threshold):
@@ -171,7 +166,7 @@ class LazyArray:
 
     def __init__(
         self,
-        variable: "xarray.Variable",  # (N, ...)
+        variable: Any,  # xarray Variable (N, ...)
         name: str = "array",  # for messages
     ):
         self.variable, self.name = variable, name
@@ -215,7 +210,9 @@ def decode_texts(
 FORMAT = "anomalib_nb predictions 1"
 
 # %% ../../nbs/core/04_predictions.ipynb #4cacb174
-def is_nan(value: Any) -> bool:
+def is_nan(
+    value: Any,  # a number or anything else
+) -> bool:
     "Whether a number is missing."
     return isinstance(value, (float, np.floating)) and np.isnan(value)
 
@@ -306,7 +303,7 @@ def discard(
 # %% ../../nbs/core/04_predictions.ipynb #4076292d
 def prepare(
     path: Path,  # of the run to write
-    mode: Literal["new", "append", "overwrite"],
+    mode: Literal["new", "append", "overwrite"],  # what to do with a run that is there
 ) -> dict[str, int]:  # variable -> committed length
     "Get a folder ready for writing."
     if mode == "append" and path.exists():
@@ -379,7 +376,11 @@ class PredictionsWriter:
         commit(self.path, self.attrs)
 
 # %% ../../nbs/core/04_predictions.ipynb #399907dc
-def full_disk(error: OSError, path: Path, rows: int) -> OSError:
+def full_disk(
+    error: OSError,  # from a write
+    path: Path,  # of the run
+    rows: int,  # that are committed
+) -> OSError:
     "An error that says what is left, if the disk is full; else the error itself."
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
@@ -394,7 +395,7 @@ def full_disk(error: OSError, path: Path, rows: int) -> OSError:
 # %% ../../nbs/core/04_predictions.ipynb #c545a8e5
 def open_dataset(
     path: Path | str,  # a run
-) -> "xarray.Dataset":
+) -> Any:  # xarray Dataset
     "A stored run; its maps, masks and pictures are lazy."
     import xarray
 
@@ -434,7 +435,7 @@ class Columns:
 
     def __init__(
         self,
-        dataset: "xarray.Dataset",  # from `dataset_of`
+        dataset: Any,  # xarray Dataset, from `dataset_of`
     ):
         self.dataset = decided(dataset)
 
@@ -476,7 +477,7 @@ class Columns:
 
 # %% ../../nbs/core/04_predictions.ipynb #c5dd177e
 def item_of(
-    run: Columns,
+    run: Columns,  # a run
     i: int,  # which image
 ) -> Item:
     "Everything that a run knows of one image."
@@ -503,7 +504,7 @@ def item_of(
 
 # %% ../../nbs/core/04_predictions.ipynb #c115c133
 def worst_first(
-    run: Columns,
+    run: Columns,  # a run
 ) -> np.ndarray:  # (N,) row numbers
     "The images of a run, the most wrong one first."
     margins = wrong_by(run.scores, run.labels, run.attrs["image_threshold"])
@@ -511,7 +512,9 @@ def worst_first(
     return np.argsort(-np.where(np.isnan(badness), -np.inf, badness), kind="stable")
 
 # %% ../../nbs/core/04_predictions.ipynb #1dc06c95
-def printable(values: np.ndarray) -> np.ndarray:
+def printable(
+    values: np.ndarray,  # (N,) a column
+) -> np.ndarray:
     "A column; in file names that are not valid text, the odd bytes are spelled out."
     return (
         np.char.decode(np.char.encode(values, "utf-8", "backslashreplace"), "utf-8")
@@ -521,8 +524,8 @@ def printable(values: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/core/04_predictions.ipynb #272395c9
 def table_of(
-    run: Columns,
-) -> "pandas.DataFrame":  # one row per image
+    run: Columns,  # a run
+) -> Any:  # pandas DataFrame, one row per image
     "The small columns of a run."
     names = (
         "image_path",
@@ -533,20 +536,17 @@ def table_of(
         "mask_path",
         "explanation",
     )
-    import pandas
+    import xarray
 
-    return pandas.DataFrame(
-        {n: printable(run.dataset[n].values) for n in names if n in run.dataset}
-    )
+    columns = {n: ("image", printable(run.dataset[n].values)) for n in names if n in run.dataset}
+    return xarray.Dataset(columns).to_dataframe().reset_index(drop=True)
 
 # %% ../../nbs/core/04_predictions.ipynb #e9668c85
 def compare(
     ours: Columns,  # with a threshold
     theirs: Columns,  # with a threshold
-) -> "pandas.DataFrame":  # one row per shared image, the largest difference first
+) -> Any:  # pandas DataFrame, one row per shared image, the largest difference first
     "Two runs side by side."
-    import pandas
-
     for run in (ours, theirs):
         if run.pred_label is None:
             raise ValueError(
@@ -557,7 +557,7 @@ def compare(
                 explain("A run holds an image twice", "Expected every image_path once")
             )
     left, right = table_of(ours), table_of(theirs)[["image_path", "pred_score", "pred_label"]]
-    both = pandas.merge(left, right, on="image_path", suffixes=("", "_other"))
+    both = left.merge(right, on="image_path", suffixes=("", "_other"))
     if both.empty and len(left):
         raise ValueError(explain("The runs share no image", "Expected the same image_path in both"))
     both["flip"] = both["pred_label"] != both["pred_label_other"]
@@ -569,7 +569,7 @@ def compare(
 
 # %% ../../nbs/core/04_predictions.ipynb #6b063af0
 def summary(
-    run: Columns,
+    run: Columns,  # a run
 ) -> dict[str, str]:  # what -> how much
     "The facts about a run that fit on a line each."
     truth = {
@@ -593,7 +593,7 @@ def summary(
 
 # %% ../../nbs/core/04_predictions.ipynb #fa2815da
 def copy_rows(
-    run: Columns,
+    run: Columns,  # a run
     writer: PredictionsWriter,  # of a new run
     block: int = 64,  # images in memory at a time
 ) -> None:
@@ -624,7 +624,7 @@ def put_in_place(
 
 # %% ../../nbs/core/04_predictions.ipynb #db6a8880
 def save_run(
-    run: Columns,
+    run: Columns,  # a run
     path: Path,  # the run's folder
     overwrite: bool = False,  # replace a run that is there
 ) -> Path:
@@ -646,7 +646,7 @@ def gather(
     batches: Iterable,  # Batches with predictions, or dicts of their fields
     images: bool,  # keep the images too
     attributes: dict,  # of the run
-) -> "xarray.Dataset":
+) -> Any:  # xarray Dataset
     "The batches of a run in memory, as one Dataset."
     parts = [fields_of(batch) for batch in batches]
     if not parts:
@@ -692,12 +692,12 @@ class Predictions(Columns):
         "The n images farthest on the wrong side; the highest scores if truth or threshold is missing."
         return self[worst_first(self)[:n]]
 
-    def against(self, other: "Predictions") -> "pandas.DataFrame":
-        "Both runs' scores and decisions, image by image."
+    def against(self, other: "Predictions") -> Any:
+        "A DataFrame of both runs' scores and decisions, image by image."
         return compare(self, other)
 
-    def to_pandas(self) -> "pandas.DataFrame":
-        "One row per image: path, defect type, truth, score, decision."
+    def to_pandas(self) -> Any:
+        "A DataFrame, one row per image: path, defect type, truth, score, decision."
         return table_of(self)
 
     def __repr__(self) -> str:
