@@ -27,7 +27,9 @@ OUTPUT_KB = 300  # kept outputs of one notebook
 MODEL_ARGUMENTS = 7
 FEW = 3  # no median of fewer than so many
 FIGURES = ("models", "metrics", "visualization", "widgets", "data")
-TOLD_DEFAULT = re.compile(r"\bby default\b|\bdefaults?\b\s*(?:is\b|to\b|[:=\-\d'\"`]|None|True|False)", re.I)
+TOLD_DEFAULT = re.compile(
+    r"\bby default\b|\bdefaults?\b\s*(?:is\b|to\b|[:=\-\d'\"`]|None|True|False)", re.I
+)
 EMPTY_NAMES = ("utils", "util", "helpers", "helper", "common", "misc", "tools")
 
 
@@ -38,7 +40,9 @@ class Problem(NamedTuple):
     what: str
 
     def __str__(self) -> str:
-        return f"{self.notebook}{' cell ' + self.cell if self.cell else ''}: {self.what} [{self.rule}]"
+        return (
+            f"{self.notebook}{' cell ' + self.cell if self.cell else ''}: {self.what} [{self.rule}]"
+        )
 
 
 @dataclass
@@ -50,7 +54,11 @@ class Cell:
 
     @cached_property
     def directives(self) -> dict[str, str]:
-        found = re.findall(r"^\s*#\s*\|\s*([\w-]+):?[ \t]*(.*)$", self.source, re.M) if self.kind == "code" else []
+        found = (
+            re.findall(r"^\s*#\s*\|\s*([\w-]+):?[ \t]*(.*)$", self.source, re.M)
+            if self.kind == "code"
+            else []
+        )
         return {name: value.strip() for name, value in found}
 
     @property
@@ -59,7 +67,11 @@ class Cell:
 
     @property
     def lesson(self) -> bool:
-        return self.kind == "code" and not self.exported and not {"default_exp", "hide"} & set(self.directives)
+        return (
+            self.kind == "code"
+            and not self.exported
+            and not {"default_exp", "hide"} & set(self.directives)
+        )
 
     @property
     def code(self) -> str:
@@ -116,8 +128,13 @@ class Notebook:
     @cached_property
     def definitions(self) -> list[tuple[int, Cell, ast.AST]]:
         "Public functions and classes: place of the cell, cell, node."
-        return [(i, c, n) for i, c in enumerate(self.cells) if c.exported
-                for n in c.tree.body if isinstance(n, DEFINITION) and not n.name.startswith("_")]
+        return [
+            (i, c, n)
+            for i, c in enumerate(self.cells)
+            if c.exported
+            for n in c.tree.body
+            if isinstance(n, DEFINITION) and not n.name.startswith("_")
+        ]
 
     @cached_property
     def functions(self) -> list[tuple[Cell, ast.AST]]:
@@ -139,10 +156,16 @@ def joined(source) -> str:
 
 def read(path: Path) -> Notebook:
     "A notebook file, without its empty cells."
-    cells = [Cell(c.get("id", str(i)), c["cell_type"], joined(c["source"]), c.get("outputs", []))
-             for i, c in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"])]
+    cells = [
+        Cell(c.get("id", str(i)), c["cell_type"], joined(c["source"]), c.get("outputs", []))
+        for i, c in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"])
+    ]
     path = path.resolve()
-    name = path.relative_to(ROOT / "nbs") if path.is_relative_to(ROOT / "nbs") else Path(*path.parts[-2:])
+    name = (
+        path.relative_to(ROOT / "nbs")
+        if path.is_relative_to(ROOT / "nbs")
+        else Path(*path.parts[-2:])
+    )
     return Notebook(name.as_posix(), [cell for cell in cells if cell.source.strip()])
 
 
@@ -154,7 +177,9 @@ def notebooks(paths: list[str] = ()) -> list[Notebook]:
 def mentioned(tree: ast.AST) -> set[str]:
     "Every name and attribute in some code."
     nodes = list(ast.walk(tree))
-    return {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    return {n.id for n in nodes if isinstance(n, ast.Name)} | {
+        n.attr for n in nodes if isinstance(n, ast.Attribute)
+    }
 
 
 def body_lines(node: ast.AST) -> int:
@@ -169,8 +194,13 @@ def shown(book: Notebook) -> list[tuple[Cell, str, bool]]:
     for place, cell, node in reversed(book.definitions):
         near = book.cells[place + 1 : place + 1 + NEAR]
         works = any(node.name in c.names for c in near if c.lesson)
-        inner = any(n.name in found and found[n.name][2] for c in (cell, *near) if c.exported
-                    for n in c.tree.body if isinstance(n, DEFINITION) and node.name in mentioned(n))
+        inner = any(
+            n.name in found and found[n.name][2]
+            for c in (cell, *near)
+            if c.exported
+            for n in c.tree.body
+            if isinstance(n, DEFINITION) and node.name in mentioned(n)
+        )
         found[node.name] = (cell, node.name, works or inner)
     return list(reversed(found.values()))
 
@@ -190,7 +220,9 @@ def module(book: Notebook) -> Iterator[Problem]:
     cells = [c for c in book.cells if "default_exp" in c.directives]
     expected = f"{book.folder}.{re.sub(r'^[0-9]+[a-z]?_', '', book.stem)}"
     if [c.directives["default_exp"] for c in cells] != [expected]:
-        yield book.problem(cells[0] if cells else None, "module", f"expected one '#| default_exp {expected}'")
+        yield book.problem(
+            cells[0] if cells else None, "module", f"expected one '#| default_exp {expected}'"
+        )
     if expected.split(".")[1] in EMPTY_NAMES:
         yield book.problem(None, "module", f"{expected}: the name says nothing")
 
@@ -199,20 +231,34 @@ def cell_size(book: Notebook) -> Iterator[Problem]:
     "Exported cells are short."
     for cell in book.exported:
         if cell.lines > CELL_MAX:
-            yield book.problem(cell, "cell size", f"{cell.lines} lines in an exported cell; at most {CELL_MAX}")
+            yield book.problem(
+                cell, "cell size", f"{cell.lines} lines in an exported cell; at most {CELL_MAX}"
+            )
     sizes = [cell.lines for cell in book.exported]
     if len(sizes) >= FEW and median(sizes) > CELL_MEDIAN:
-        yield book.problem(None, "cell size", f"half of the exported cells have over {median(sizes):g} lines; at most {CELL_MEDIAN}")
+        yield book.problem(
+            None,
+            "cell size",
+            f"half of the exported cells have over {median(sizes):g} lines; at most {CELL_MEDIAN}",
+        )
 
 
 def function_size(book: Notebook) -> Iterator[Problem]:
     "Functions are short."
     for cell, node in book.functions:
         if body_lines(node) > FUNCTION_MAX:
-            yield book.problem(cell, "function size", f"{node.name} has {body_lines(node)} lines; at most {FUNCTION_MAX}")
+            yield book.problem(
+                cell,
+                "function size",
+                f"{node.name} has {body_lines(node)} lines; at most {FUNCTION_MAX}",
+            )
     sizes = [body_lines(node) for _, node in book.functions]
     if len(sizes) >= FEW and median(sizes) > FUNCTION_MEDIAN:
-        yield book.problem(None, "function size", f"half of the functions have over {median(sizes):g} lines; at most {FUNCTION_MEDIAN}")
+        yield book.problem(
+            None,
+            "function size",
+            f"half of the functions have over {median(sizes):g} lines; at most {FUNCTION_MEDIAN}",
+        )
 
 
 def used(book: Notebook) -> Iterator[Problem]:
@@ -221,7 +267,9 @@ def used(book: Notebook) -> Iterator[Problem]:
     missed = [(cell, name) for cell, name, near in all_ if not near]
     if len(missed) > max(1, (1 - SHOWN) * len(all_)):
         for cell, name in missed:
-            yield book.problem(cell, "used", f"nothing in the next {NEAR} cells shows {name} at work")
+            yield book.problem(
+                cell, "used", f"nothing in the next {NEAR} cells shows {name} at work"
+            )
 
 
 def imports(book: Notebook) -> Iterator[Problem]:
@@ -262,8 +310,12 @@ def excepts(book: Notebook) -> Iterator[Problem]:
         for node in ast.walk(cell.tree):
             if isinstance(node, ast.ExceptHandler):
                 kind = ast.unparse(node.type) if node.type else ""
-                if kind in ("", "Exception", "BaseException") and not any(isinstance(n, ast.Raise) for n in ast.walk(node)):
-                    yield book.problem(cell, "excepts", f"except {kind}".strip() + " swallows what nobody expected")
+                if kind in ("", "Exception", "BaseException") and not any(
+                    isinstance(n, ast.Raise) for n in ast.walk(node)
+                ):
+                    yield book.problem(
+                        cell, "excepts", f"except {kind}".strip() + " swallows what nobody expected"
+                    )
 
 
 def docstrings(book: Notebook) -> Iterator[Problem]:
@@ -274,7 +326,9 @@ def docstrings(book: Notebook) -> Iterator[Problem]:
     for cell in book.exported:
         for node in ast.walk(cell.tree):
             if isinstance(node, DEFINITION) and "\n" in (ast.get_docstring(node) or ""):
-                yield book.problem(cell, "docstrings", f"the docstring of {node.name} has more than one line")
+                yield book.problem(
+                    cell, "docstrings", f"the docstring of {node.name} has more than one line"
+                )
 
 
 def constructor(node: ast.AST) -> ast.AST | None:
@@ -287,7 +341,9 @@ def constructor(node: ast.AST) -> ast.AST | None:
 def arguments(node: ast.AST) -> list[ast.arg]:
     "The arguments that a caller names, without `self`, `*args` and `**kwargs`."
     spec = node.args
-    return [a for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs) if a.arg not in ("self", "cls")]
+    return [
+        a for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs) if a.arg not in ("self", "cls")
+    ]
 
 
 def comment(line: str) -> str:
@@ -316,10 +372,20 @@ def annotations(book: Notebook) -> Iterator[Problem]:
     for cell, node in book.functions:
         for note in [node.returns, *(a.annotation for a in arguments(node))]:
             for part in ast.walk(note) if note else ():
-                if isinstance(part, ast.Constant) and isinstance(part.value, str) and not literal(note, part):
-                    missing = {n.id for n in ast.walk(quoted(part.value)) if isinstance(n, ast.Name)} - bound
+                if (
+                    isinstance(part, ast.Constant)
+                    and isinstance(part.value, str)
+                    and not literal(note, part)
+                ):
+                    missing = {
+                        n.id for n in ast.walk(quoted(part.value)) if isinstance(n, ast.Name)
+                    } - bound
                     for name in sorted(missing):
-                        yield book.problem(cell, "annotations", f"{node.name}: the module has no {name!r}, which its annotation names")
+                        yield book.problem(
+                            cell,
+                            "annotations",
+                            f"{node.name}: the module has no {name!r}, which its annotation names",
+                        )
 
 
 def quoted(text: str) -> ast.AST:
@@ -332,8 +398,12 @@ def quoted(text: str) -> ast.AST:
 
 def literal(note: ast.AST, part: ast.Constant) -> bool:
     "Is a string a value of a `Literal`, not the name of a type?"
-    return any(isinstance(n, ast.Subscript) and ast.unparse(n.value).endswith("Literal") and part in list(ast.walk(n))
-               for n in ast.walk(note))
+    return any(
+        isinstance(n, ast.Subscript)
+        and ast.unparse(n.value).endswith("Literal")
+        and part in list(ast.walk(n))
+        for n in ast.walk(note)
+    )
 
 
 def bindings(tree: ast.Module) -> set[str]:
@@ -345,7 +415,11 @@ def bindings(tree: ast.Module) -> set[str]:
         elif isinstance(node, IMPORT):
             found |= {(a.asname or a.name).split(".")[0] for a in node.names}
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            found |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+            found |= {
+                n.id
+                for n in ast.walk(node)
+                if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+            }
     return found
 
 
@@ -356,7 +430,11 @@ def few_arguments(book: Notebook) -> Iterator[Problem]:
     for _, cell, node in book.definitions:
         call = constructor(node) if isinstance(node, ast.ClassDef) else None
         if call and len(arguments(call)) > MODEL_ARGUMENTS:
-            yield book.problem(cell, "few arguments", f"{node.name} takes {len(arguments(call))} arguments; at most {MODEL_ARGUMENTS}")
+            yield book.problem(
+                cell,
+                "few arguments",
+                f"{node.name} takes {len(arguments(call))} arguments; at most {MODEL_ARGUMENTS}",
+            )
 
 
 def no_enums(book: Notebook) -> Iterator[Problem]:
@@ -370,14 +448,25 @@ def no_enums(book: Notebook) -> Iterator[Problem]:
 def figure(book: Notebook) -> Iterator[Problem]:
     "What can be seen is shown."
     if book.folder in FIGURES and not any(cell.figures for cell in book.cells):
-        yield book.problem(None, "figure", "no kept figure (a PNG output: nbdev-test --save, then nbtext clean)")
+        yield book.problem(
+            None, "figure", "no kept figure (a PNG output: nbdev-test --save, then nbtext clean)"
+        )
 
 
 def references(book: Notebook) -> Iterator[Problem]:
     "A model and a metric name their papers; contract, zoo and evaluator have none."
-    if not (book.folder == "models" and book.number >= 10 or book.folder == "metrics" and book.number >= 1):
+    if not (
+        book.folder == "models"
+        and book.number >= 10
+        or book.folder == "metrics"
+        and book.number >= 1
+    ):
         return
-    parts = [re.search(r"^## References\s*\n(.*)", c.source, re.M | re.S) for c in book.cells if c.kind == "markdown"]
+    parts = [
+        re.search(r"^## References\s*\n(.*)", c.source, re.M | re.S)
+        for c in book.cells
+        if c.kind == "markdown"
+    ]
     said = " ".join(p[1] for p in parts if p)
     if not re.search(r"\b(19|20)\d\d\b", said):
         yield book.problem(None, "references", "no '## References' with a paper and its year")
@@ -392,15 +481,37 @@ def outputs(book: Notebook) -> Iterator[Problem]:
             html = joined(data.get("text/html", ""))
             if not free and set(data) != {"image/png"}:
                 yield book.problem(cell, "outputs", "a chapter keeps figures only (nbtext clean)")
-            elif "<script" in html or any(k.startswith(("application/", "image/jpeg")) for k in data):
-                yield book.problem(cell, "outputs", "kept outputs are text, tables and PNG only (nbtext clean)")
+            elif "<script" in html or any(
+                k.startswith(("application/", "image/jpeg")) for k in data
+            ):
+                yield book.problem(
+                    cell, "outputs", "kept outputs are text, tables and PNG only (nbtext clean)"
+                )
     size = sum(len(json.dumps(o)) for cell in book.cells for o in cell.outputs) / 1000
     if size > OUTPUT_KB:
         yield book.problem(None, "outputs", f"{size:.0f} kB of kept outputs; at most {OUTPUT_KB}")
 
 
-RULES = (title, module, cell_size, function_size, used, imports, evaluated, magics, finished, excepts, docstrings,
-         docments, annotations, few_arguments, no_enums, figure, references, outputs)
+RULES = (
+    title,
+    module,
+    cell_size,
+    function_size,
+    used,
+    imports,
+    evaluated,
+    magics,
+    finished,
+    excepts,
+    docstrings,
+    docments,
+    annotations,
+    few_arguments,
+    no_enums,
+    figure,
+    references,
+    outputs,
+)
 
 
 def lint(book: Notebook) -> list[Problem]:
@@ -415,16 +526,40 @@ def row(book: Notebook) -> tuple:
     functions = [body_lines(n) for _, n in book.functions] or [0]
     seen = [near for _, _, near in shown(book)]
     kb = sum(len(json.dumps(o)) for cell in book.cells for o in cell.outputs) / 1000
-    return (book.path, len(book.cells), f"{median(cells):g}", max(cells), f"{median(functions):g}", max(functions),
-            f"{sum(seen)}/{len(seen)}", sum(c.figures for c in book.cells), f"{kb:.0f}", len(lint(book)))
+    return (
+        book.path,
+        len(book.cells),
+        f"{median(cells):g}",
+        max(cells),
+        f"{median(functions):g}",
+        max(functions),
+        f"{sum(seen)}/{len(seen)}",
+        sum(c.figures for c in book.cells),
+        f"{kb:.0f}",
+        len(lint(book)),
+    )
 
 
 def table(books: list[Notebook]) -> str:
     "One line per notebook."
-    head = ("notebook", "cells", "cell", "max", "function", "max", "shown", "figures", "kB", "problems")
+    head = (
+        "notebook",
+        "cells",
+        "cell",
+        "max",
+        "function",
+        "max",
+        "shown",
+        "figures",
+        "kB",
+        "problems",
+    )
     rows = [head, *(tuple(map(str, row(book))) for book in books)]
     widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    return "\n".join("  ".join(v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(r, widths))) for r in rows)
+    return "\n".join(
+        "  ".join(v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(r, widths)))
+        for r in rows
+    )
 
 
 def share_shown(books: list[Notebook]) -> float:
@@ -437,7 +572,9 @@ def main(arguments_: list[str]) -> int:
     books = notebooks(arguments_)
     found = [problem for book in books for problem in lint(book)]
     print(table(books), *found, sep="\n")
-    print(f"\n{share_shown(books):.0%} of the public definitions are shown at work; {len(found)} problems")
+    print(
+        f"\n{share_shown(books):.0%} of the public definitions are shown at work; {len(found)} problems"
+    )
     return bool(found) or share_shown(books) < SHOWN
 
 

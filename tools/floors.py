@@ -22,7 +22,9 @@ class Floor(NamedTuple):
     level: int
     lower: tuple[str, ...]  # packages it may import, besides itself
     third: frozenset[str]  # third parties it names itself
-    shared: int | None = None  # modules of chapters numbered below this may be imported by their neighbours
+    shared: int | None = (
+        None  # modules of chapters numbered below this may be imported by their neighbours
+    )
 
 
 def words(text: str) -> frozenset[str]:
@@ -34,7 +36,9 @@ TRAIN = (*BASE, "processing", "data", "models")
 RUN = (*TRAIN, "engine", "deploy")
 FLOORS = {
     "core": Floor(0, (), words("torch numpy xarray zarr safetensors")),
-    "layers": Floor(1, ("core",), words("timm einops huggingface_hub")),  # timm's own cache of weights
+    "layers": Floor(
+        1, ("core",), words("timm einops huggingface_hub")
+    ),  # timm's own cache of weights
     "metrics": Floor(1, ("core",), words("torchmetrics scipy")),
     "visualization": Floor(1, ("core",), words("holoviews PIL matplotlib")),
     "processing": Floor(2, BASE, words("torchvision")),
@@ -44,7 +48,9 @@ FLOORS = {
     "deploy": Floor(4, TRAIN, words("lightning openvino nncf onnx onnxruntime onnxscript gradio")),
     "pipelines": Floor(5, RUN, words("jsonargparse optuna ray")),
     "cli": Floor(5, RUN, words("jsonargparse optuna ray")),
-    "widgets": Floor(6, ("core", "metrics", "visualization"), words("anywidget traitlets"), shared=1),
+    "widgets": Floor(
+        6, ("core", "metrics", "visualization"), words("anywidget traitlets"), shared=1
+    ),
     "steps": Floor(7, (*RUN, "pipelines", "cli", "widgets"), words("ipywidgets"), shared=1),
     "dashboards": Floor(8, (*RUN, "pipelines", "cli", "widgets", "steps"), words("panel")),
 }
@@ -53,7 +59,9 @@ NEIGHBOURS = {("engine", "deploy"), ("cli", "pipelines")}
 # A chapter that is the sum of its neighbours.
 SUMS = {"steps.workbench"}
 # Installed with an extra, or slow to load: inside functions only, so that a floor loads without them.
-INSIDE_ONLY = words("openvino nncf onnx onnxruntime onnxscript gradio panel jupyterlab optuna ray av tensorboard IPython huggingface_hub")
+INSIDE_ONLY = words(
+    "openvino nncf onnx onnxruntime onnxscript gradio panel jupyterlab optuna ray av tensorboard IPython huggingface_hub"
+)
 # What notebooks are written with; a user does not have it.
 NEVER = words("nbdev fastcore execnb nbclient pytest anomalib")
 
@@ -83,8 +91,16 @@ def targets(node: ast.AST, module: str) -> list[str]:
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         base = absolute(node, module)
-        return [f"{base}.{alias.name}" for alias in node.names] if base.split(".")[0] == HOME else [base]
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(rf"{HOME}(\.\w+)+", node.value):
+        return (
+            [f"{base}.{alias.name}" for alias in node.names]
+            if base.split(".")[0] == HOME
+            else [base]
+        )
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(rf"{HOME}(\.\w+)+", node.value)
+    ):
         return [node.value]
     return []
 

@@ -14,10 +14,26 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NBS = ROOT / "nbs"
-CHAPTERS = sorted(p for p in NBS.rglob("*.ipynb") if "tutorials" not in p.parts and ".ipynb_checkpoints" not in p.parts)
+CHAPTERS = sorted(
+    p
+    for p in NBS.rglob("*.ipynb")
+    if "tutorials" not in p.parts and ".ipynb_checkpoints" not in p.parts
+)
 FLAGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]["tst_flags"].split()
 LIMIT_S = 600
-HEAVY = ["torch", "torchvision", "timm", "lightning", "torchmetrics", "scipy.stats", "pandas", "xarray", "zarr", "matplotlib.pyplot", "nbdev.test"]
+HEAVY = [
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "torchmetrics",
+    "scipy.stats",
+    "pandas",
+    "xarray",
+    "zarr",
+    "matplotlib.pyplot",
+    "nbdev.test",
+]
 
 
 def run_chapter(path: Path, log: Path):
@@ -50,21 +66,37 @@ def outcome(path: Path, log: Path, limit: float = LIMIT_S) -> tuple[int | None, 
     return code, log.read_text(errors="replace")
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.relative_to(NBS).with_suffix("").as_posix())
+@pytest.mark.parametrize(
+    "chapter", CHAPTERS, ids=lambda p: p.relative_to(NBS).with_suffix("").as_posix()
+)
 def test_chapter(chapter, tmp_path):
     code, said = outcome(chapter, tmp_path / "said.txt")
-    assert code == 0, f"{chapter.relative_to(ROOT)} " + ("took too long" if code is None else "failed") + f"\n{said[-6000:]}"
+    assert code == 0, (
+        f"{chapter.relative_to(ROOT)} "
+        + ("took too long" if code is None else "failed")
+        + f"\n{said[-6000:]}"
+    )
 
 
 @pytest.mark.parametrize(
-    "source, expected", [("assert 1 + 1 == 2", 0), ("assert 1 + 1 == 3", 1), ("import time; time.sleep(60)", None),
-                         ("import socket; socket.create_connection(('198.51.100.1', 80), 1)", 1),
-                         ("raise SystemExit(0)\n", 1)],
-    ids=["passes", "fails", "hangs", "asks the network", "leaves early"])
+    "source, expected",
+    [
+        ("assert 1 + 1 == 2", 0),
+        ("assert 1 + 1 == 3", 1),
+        ("import time; time.sleep(60)", None),
+        ("import socket; socket.create_connection(('198.51.100.1', 80), 1)", 1),
+        ("raise SystemExit(0)\n", 1),
+    ],
+    ids=["passes", "fails", "hangs", "asks the network", "leaves early"],
+)
 def test_the_runner_tells_good_from_bad(source, expected, tmp_path):
     import nbformat
 
-    cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell("assert True")]
+    cells = [
+        nbformat.v4.new_markdown_cell("# Title"),
+        nbformat.v4.new_code_cell(source),
+        nbformat.v4.new_code_cell("assert True"),
+    ]
     path = tmp_path / "00_planted.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     code, said = outcome(path, tmp_path / "said.txt", limit=15 if expected is None else LIMIT_S)

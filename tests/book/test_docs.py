@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.xdist_group("export")
 def test_the_site_can_be_built():
-    result = subprocess.run([sys.executable, "tools/docs_check.py"], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "tools/docs_check.py"], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
 
 

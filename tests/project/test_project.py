@@ -39,35 +39,63 @@ def copied(target: Path, *names: str) -> Path:
 
 
 def test_modules_are_what_the_notebooks_export(tmp_path):
-    copied(tmp_path, "nbs", "anomalib_nb", "pyproject.toml", "settings.ini", "_quarto.yml", "README.md", "LICENSE")
+    copied(
+        tmp_path,
+        "nbs",
+        "anomalib_nb",
+        "pyproject.toml",
+        "settings.ini",
+        "_quarto.yml",
+        "README.md",
+        "LICENSE",
+    )
     for path in (tmp_path / "anomalib_nb").rglob("*.py"):
         if path.name != "__init__.py":
             path.unlink()  # so that a module whose notebook is gone is found too
-    environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # nbdev-export does nothing while it is set
-    subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"],
-                   cwd=tmp_path, env=environment, check=True)
-    exported = {p.relative_to(tmp_path / "anomalib_nb").as_posix() for p in (tmp_path / "anomalib_nb").rglob("*.py")} - {"_modidx.py"}
+    environment = {
+        k: v for k, v in os.environ.items() if k != "IN_TEST"
+    }  # nbdev-export does nothing while it is set
+    subprocess.run(
+        [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+    )
+    exported = {
+        p.relative_to(tmp_path / "anomalib_nb").as_posix()
+        for p in (tmp_path / "anomalib_nb").rglob("*.py")
+    } - {"_modidx.py"}
     tracked = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py")} - {"_modidx.py"}
     assert tracked == exported, f"only on one side: {sorted(tracked ^ exported)}"
-    _, differ, errors = filecmp.cmpfiles(PACKAGE, tmp_path / "anomalib_nb", sorted(tracked), shallow=False)
+    _, differ, errors = filecmp.cmpfiles(
+        PACKAGE, tmp_path / "anomalib_nb", sorted(tracked), shallow=False
+    )
     assert not differ and not errors, f"not what nbdev-export writes: {differ + errors}"
 
 
 def test_notebooks_are_canonical():
-    result = subprocess.run([sys.executable, "tools/nbtext.py", "check"], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "tools/nbtext.py", "check"], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_tools_and_tests_are_tidy():
     folders = [name for name in ("tools", "tests", "benchmarks") if (ROOT / name).is_dir()]
-    result = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format", "concise", *folders],
-                            cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--output-format", "concise", *folders],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_site_has_one_configuration():
     link = ROOT / "nbs" / "_quarto.yml"
-    assert link.is_symlink() and link.resolve() == (ROOT / "_quarto.yml").resolve(), "git config core.symlinks true"
+    assert link.is_symlink() and link.resolve() == (ROOT / "_quarto.yml").resolve(), (
+        "git config core.symlinks true"
+    )
 
 
 def test_settings_are_found_from_every_folder(monkeypatch):
@@ -100,7 +128,9 @@ def test_every_public_name_has_one_home(package):
     assert {name: at for name, at in homes.items() if len(at) > 1} == {}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda p: p.relative_to(PACKAGE).with_suffix("").as_posix())
+@pytest.mark.parametrize(
+    "module", MODULES, ids=lambda p: p.relative_to(PACKAGE).with_suffix("").as_posix()
+)
 def test_public_names_resolve(module):
     import importlib
 
@@ -117,15 +147,30 @@ def built(tmp_path_factory) -> dict[str, set[str]]:
     work = tmp_path_factory.mktemp("build")
     copied(work, "anomalib_nb", "pyproject.toml", "README.md", "LICENSE", "settings.ini")
     code = "from setuptools.build_meta import build_wheel, build_sdist; build_wheel('dist'); build_sdist('dist')"
-    subprocess.run([sys.executable, "-c", f"import os; os.makedirs('dist'); {code}"], cwd=work, check=True, capture_output=True)
-    with zipfile.ZipFile(next(work.glob("dist/*.whl"))) as wheel, tarfile.open(next(work.glob("dist/*.tar.gz"))) as source:
-        return {"wheel": set(wheel.namelist()), "source": {n.split("/", 1)[-1] for n in source.getnames()}}
+    subprocess.run(
+        [sys.executable, "-c", f"import os; os.makedirs('dist'); {code}"],
+        cwd=work,
+        check=True,
+        capture_output=True,
+    )
+    with (
+        zipfile.ZipFile(next(work.glob("dist/*.whl"))) as wheel,
+        tarfile.open(next(work.glob("dist/*.tar.gz"))) as source,
+    ):
+        return {
+            "wheel": set(wheel.namelist()),
+            "source": {n.split("/", 1)[-1] for n in source.getnames()},
+        }
 
 
 @pytest.mark.parametrize("kind", ["wheel", "source"])
 def test_what_is_shipped_is_whole(built, kind):
-    modules = {p.relative_to(ROOT).as_posix() for p in MODULES} | {f"anomalib_nb/{p.name}/__init__.py" for p in PACKAGES}
-    static = {p.relative_to(ROOT).as_posix() for p in (PACKAGE / "static").rglob("*") if p.is_file()}
+    modules = {p.relative_to(ROOT).as_posix() for p in MODULES} | {
+        f"anomalib_nb/{p.name}/__init__.py" for p in PACKAGES
+    }
+    static = {
+        p.relative_to(ROOT).as_posix() for p in (PACKAGE / "static").rglob("*") if p.is_file()
+    }
     assert modules | static <= built[kind], sorted((modules | static) - built[kind])
     assert any(name.endswith("LICENSE") for name in built[kind])
 
@@ -142,7 +187,18 @@ def test_requirements_have_floors():
 
 
 def test_a_stranger_finds_the_doors():
-    names = {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "settings.ini", "pyproject.toml", "_quarto.yml"}
+    names = {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "Makefile",
+        "settings.ini",
+        "pyproject.toml",
+        "_quarto.yml",
+    }
     assert {n for n in names if not (ROOT / n).is_file()} == set()
-    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert "make quickstart" in listed and "make test" in listed

@@ -15,9 +15,16 @@ STATE = "application/vnd.jupyter.widget-state+json"
 
 def executed(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     "The notebook after a run on a kernel of its own that reaches this machine only."
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", store_widget_state=True,
-                            resources={"metadata": {"path": str(folder)}})
-    offline = os.pathsep.join([str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        store_widget_state=True,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    offline = os.pathsep.join(
+        [str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH", "")]
+    ).strip(os.pathsep)
     return client.execute(env={**os.environ, "PYTHONPATH": offline})
 
 
@@ -39,11 +46,19 @@ def test_tutorial(path, tmp_path):
 
 def test_the_kernel_reaches_no_network(tmp_path):
     source = "import socket\ntry:\n    socket.create_connection(('example.org', 80), 1)\nexcept OSError as error:\n    print(error)"
-    notebook = executed(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path)
+    notebook = executed(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path
+    )
     assert "no network in tests" in notebook.cells[0].outputs[0].text
 
 
 def test_a_shown_widget_has_state(tmp_path):
-    cells = [nbformat.v4.new_code_cell("import ipywidgets"), nbformat.v4.new_code_cell("ipywidgets.IntSlider(3)")]
+    cells = [
+        nbformat.v4.new_code_cell("import ipywidgets"),
+        nbformat.v4.new_code_cell("ipywidgets.IntSlider(3)"),
+    ]
     notebook = executed(nbformat.v4.new_notebook(cells=cells), tmp_path)
-    assert len(views(notebook)) == 1 and views(notebook)[0] in notebook.metadata["widgets"][STATE]["state"]
+    assert (
+        len(views(notebook)) == 1
+        and views(notebook)[0] in notebook.metadata["widgets"][STATE]["state"]
+    )
