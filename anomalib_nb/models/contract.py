@@ -29,9 +29,9 @@ def call_arguments(
     kwargs: dict,  # keyword arguments of its constructor
 ) -> dict[str, Any]:  # name -> value, defaults included
     "The constructor's arguments by name."
-    bound = inspect.signature(cls).bind(*args, **kwargs)
+    bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
     bound.apply_defaults()
-    return dict(bound.arguments)
+    return {name: value for name, value in list(bound.arguments.items())[1:]}
 
 # %% ../../nbs/models/00_contract.ipynb #61bc5d50
 def fit_buffers(
@@ -71,6 +71,9 @@ class AnomalyModule(LightningModule):
     def forward(self, image: Tensor) -> Prediction:
         raise NotImplementedError(f"{type(self).__name__} must define forward(image) -> Prediction")
 
+    def configure_optimizers(self) -> Any:
+        "None: nothing is learnt by gradient."
+
     def finalize(self) -> None:
         "Make what was gathered usable."
 
@@ -85,7 +88,7 @@ def learns_by(
 ) -> Literal["gradient", "memory", "nothing"]:
     "What fitting a model means, seen from the methods that it defines."
     cls = model if isinstance(model, type) else type(model)
-    if cls.configure_optimizers is not LightningModule.configure_optimizers:
+    if cls.configure_optimizers is not AnomalyModule.configure_optimizers:
         return "gradient"
     gathers = cls.training_step is not LightningModule.training_step
     return "memory" if gathers else "nothing"
