@@ -472,6 +472,15 @@ def references(book: Notebook) -> Iterator[Problem]:
         yield book.problem(None, "references", "no '## References' with a paper and its year")
 
 
+def links(book: Notebook) -> Iterator[Problem]:
+    "A symbol in backticks becomes a link by itself; inside another link the page breaks."
+    for cell in book.cells:
+        if cell.kind == "markdown" and (
+            found := re.search(r"\[[^\]\n]*`\w+`[^\]\n]*\]\([^)\s]*\)", cell.source)
+        ):
+            yield book.problem(cell, "links", f"{found[0]}: no backticks in the text of a link")
+
+
 def outputs(book: Notebook) -> Iterator[Problem]:
     "Kept outputs are few, small and still."
     free = book.folder == "tutorials" or book.path == "index.ipynb"
@@ -510,6 +519,7 @@ RULES = (
     no_enums,
     figure,
     references,
+    links,
     outputs,
 )
 

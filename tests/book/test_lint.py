@@ -186,6 +186,7 @@ FAULTS = {
         "references",
         lambda b: edited(b, 7, "## References\n\n* Defard et al."),
     ),
+    "a link in a link": ("links", lambda b: edited(b, 3, "See [`distance`](11_x.ipynb).")),
     "text kept": ("outputs", lambda b: edited(b, 5, outputs=[stream("2")])),
     "much kept": (
         "outputs",
