@@ -5,12 +5,10 @@ import sys
 from pathlib import Path
 
 import docs_check
-import pytest
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.xdist_group("export")
 def test_the_site_can_be_built():
     result = subprocess.run(
         [sys.executable, "tools/docs_check.py"], cwd=ROOT, capture_output=True, text=True

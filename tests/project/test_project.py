@@ -163,6 +163,7 @@ def built(tmp_path_factory) -> dict[str, set[str]]:
         }
 
 
+@pytest.mark.xdist_group("build")
 @pytest.mark.parametrize("kind", ["wheel", "source"])
 def test_what_is_shipped_is_whole(built, kind):
     modules = {p.relative_to(ROOT).as_posix() for p in MODULES} | {

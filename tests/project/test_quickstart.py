@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("quickstart")  # one run for all of them
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,8 @@ def test_it_says_where_the_run_lies_and_how_to_go_on(said):
 
 
 def test_make_runs_it():
-    plan = subprocess.run(["make", "-n", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True)
+    plan = subprocess.run(
+        ["make", "-n", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "tools/setup.sh notebook,openvino,onnx" in plan.stdout
     assert "-m anomalib_nb.cli.quickstart" in plan.stdout
