@@ -6,7 +6,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/engine/engine.html.md"""
 
 # %% auto #0
 __all__ = ['HOUSE', 'EXPECTED', 'trainer_arguments', 'check_trainer_arguments', 'quiet', 'interruptible', 'Context', 'Engine',
-           'fit', 'measure', 'test', 'validate', 'train', 'predict']
+           'fit', 'measure', 'test', 'validate', 'train', 'predict', 'export_model']
 
 # %% ../../nbs/engine/02_engine.ipynb #45b25072
 import logging
@@ -30,6 +30,7 @@ from ..core.io import write_json
 from ..core.predictions import Predictions
 from ..core.settings import get_settings
 from ..data.datamodule import AnomalibDataModule, loader, predict_dataset
+from ..deploy.export import Format, export
 from .callbacks import Evaluation, Recording
 from .runs import SafetensorsCheckpoints, new_run, note_run
 from ..metrics.curves import AUROC
@@ -67,7 +68,8 @@ def check_trainer_arguments(
 
 # %% ../../nbs/engine/02_engine.ipynb #de2d55a9
 EXPECTED = ("does not have many workers", "returned `None`", "does not have a `configure_optimizers`", "Checkpoint directory",
-            "smaller than the logging interval", "`isinstance(treespec", "is an instance of", "GPU available but not used", "module(s) in eval mode")
+            "smaller than the logging interval", "`isinstance(treespec", "is an instance of", "GPU available but not used", "module(s) in eval mode",
+            "You have overridden `on_after_batch_transfer`")
 
 # %% ../../nbs/engine/02_engine.ipynb #4ec5af3d
 @contextmanager
@@ -264,3 +266,21 @@ def predict(
 
 # %% ../../nbs/engine/02_engine.ipynb #613acd82
 Engine.predict = predict
+
+# %% ../../nbs/engine/02_engine.ipynb #7a9460fd
+def export_model(
+    self: Engine,
+    model: AnomalyModule,  # fitted
+    format: Format,  # torch, onnx or openvino
+    precision: Literal["fp32", "fp16"] = "fp32",  # of the stored weights
+    datamodule: AnomalibDataModule | None = None,  # its test images are what both are asked
+    folder: Path | str | None = None,  # where to; None: in the last run's folder
+) -> Path:  # the folder
+    "Write a fitted model for another runtime, having made sure that it decides the same there."
+    if datamodule is not None:
+        datamodule.size = model.pre.size
+    run = self.run or self.open_run(model, datamodule)
+    return export(model, format, folder or run / "exported" / format, precision, datamodule)
+
+# %% ../../nbs/engine/02_engine.ipynb #b50d9cf7
+Engine.export = export_model
