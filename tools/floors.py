@@ -36,9 +36,8 @@ TRAIN = (*BASE, "processing", "data", "models")
 RUN = (*TRAIN, "engine", "deploy")
 FLOORS = {
     "core": Floor(0, (), words("torch numpy xarray zarr safetensors")),
-    "layers": Floor(
-        1, ("core",), words("timm einops huggingface_hub")
-    ),  # timm's own cache of weights
+    # huggingface_hub: timm's own cache of weights; skimage: pictures to train the embedded backbone on
+    "layers": Floor(1, ("core",), words("timm einops huggingface_hub skimage")),
     "metrics": Floor(1, ("core",), words("torchmetrics scipy")),
     "visualization": Floor(1, ("core",), words("holoviews PIL matplotlib")),
     "processing": Floor(2, BASE, words("torchvision")),
@@ -60,7 +59,7 @@ NEIGHBOURS = {("engine", "deploy"), ("cli", "pipelines")}
 SUMS = {"steps.workbench"}
 # Installed with an extra, or slow to load: inside functions only, so that a floor loads without them.
 INSIDE_ONLY = words(
-    "openvino nncf onnx onnxruntime onnxscript gradio panel jupyterlab optuna ray av tensorboard IPython huggingface_hub"
+    "openvino nncf onnx onnxruntime onnxscript gradio panel jupyterlab optuna ray av tensorboard IPython huggingface_hub skimage"
 )
 # What notebooks are written with; a user does not have it.
 NEVER = words("nbdev fastcore execnb nbclient pytest anomalib")

@@ -233,6 +233,13 @@ def test_a_planted_fault_is_found(fault):
     assert rules(plant(good())) == {rule} | too_long
 
 
+@pytest.mark.parametrize(
+    "path", ["data/00_images.ipynb", "widgets/00_base.ipynb", "visualization/00_image.ipynb"]
+)
+def test_every_page_of_what_can_be_seen_has_a_figure(path):
+    assert rules(edited(good(path), 6, outputs=[])) == {"figure"}
+
+
 def test_every_rule_has_a_planted_fault():
     assert {rule for rule, _ in FAULTS.values()} == {
         rule.__name__.replace("_", " ") for rule in book_lint.RULES
