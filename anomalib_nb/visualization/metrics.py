@@ -7,11 +7,9 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/visualization/metrics.html.md"""
 # %% auto #0
 __all__ = ['COLOURS', 'Counts', 'count', 'roc_points', 'area', 'pr_points', 'average_precision', 'thin', 'pixels_of', 'Curve',
            'at_threshold', 'roc_curve', 'pr_curve', 'Histogram', 'score_histogram', 'charts_of', 'draw_curve',
-           'draw_histogram', 'draw_charts', 'figure_png', 'hv_curve', 'hv_histogram', 'without_links',
-           'MetricsVisualizer']
+           'draw_histogram', 'draw_charts', 'figure_png', 'hv_curve', 'hv_histogram', 'MetricsVisualizer']
 
 # %% ../../nbs/visualization/01_metrics.ipynb #942c76e1
-import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -277,7 +275,7 @@ def hv_curve(
     dot = hv.Scatter([curve.point] if curve.point else [], curve.x_label, curve.y_label)
     dot = dot.opts(color=COLOURS["defective"], size=10, tools=["hover"], backend="bokeh")
     title = f"{curve.title} · area {curve.area:.3f}"
-    return (line * dot).opts(title=title, xlim=(0, 1), ylim=(0, 1.005), backend="bokeh")
+    return (line * dot).opts(title=title, xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), backend="bokeh")
 
 # %% ../../nbs/visualization/01_metrics.ipynb #22d2351a
 def hv_histogram(
@@ -301,13 +299,6 @@ def hv_histogram(
     return hv.Overlay(bars).opts(
         title=histogram.title, legend_position="top_right", backend="bokeh"
     )
-
-# %% ../../nbs/visualization/01_metrics.ipynb #5c52a7f8
-def without_links(
-    page: str,  # HTML
-) -> str:
-    "A page without its references to other servers."
-    return re.sub(r"""<(link|script)\b[^>]*(href|src)="https?://[^>]*>(\s*</script>)?""", "", page)
 
 # %% ../../nbs/visualization/01_metrics.ipynb #1a89bbc7
 class MetricsVisualizer:
@@ -345,15 +336,6 @@ class MetricsVisualizer:
         charts = self.pick(name).values()
         drawn = [hv_curve(c) if isinstance(c, Curve) else hv_histogram(c) for c in charts]
         return hv.Layout(drawn).opts(shared_axes=False, backend="bokeh").cols(2)
-
-    def html(self) -> str:
-        "A page with the interactive charts that needs no network."
-        import holoviews as hv
-
-        page = BytesIO()
-        layout = self.layout()
-        hv.save(layout, page, fmt="html", backend="bokeh", resources="inline", title="Curves")
-        return without_links(page.getvalue().decode())
 
     def save(
         self,

@@ -98,11 +98,16 @@ def test_the_same_bytes_every_time(tmp_path):
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two] and len(one) == 4
 
 
-def test_the_page_needs_no_network():
-    page = MetricsVisualizer(make_run(image_threshold=1.3)).html()
-    assert "Bokeh" in page and not re.findall(
-        r"<(?:script|link|img)[^>]*(?:src|href)=\"https?:[^\"]*", page
-    )
+def test_the_interactive_charts_are_drawn_by_bokeh_without_a_server():
+    import holoviews as hv
+    from bokeh.embed import file_html
+    from bokeh.resources import INLINE
+
+    show = MetricsVisualizer(make_run(image_threshold=1.3))
+    for layout in (show.layout(), show.layout("roc")):
+        page = file_html(hv.Store.renderers["bokeh"].get_plot(layout).state, INLINE, "Curves")
+        assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"https?:[^\"]*", page)
+        assert "ROC · area" in page or r"ROC \u00b7 area" in page
 
 
 def test_what_others_have_set_is_left_alone():
