@@ -158,8 +158,11 @@ class Step(ipywidgets.VBox):
     def __init__(
         self,
         source: Any = None,  # a session, or anything that `as_session` knows
+        **fields: Any,  # set in the session: data, model, engine, predictions
     ):
         self.session = as_session(source)
+        for name, value in fields.items():
+            setattr(self.session, name, value)
         self.note = ipywidgets.HTML()
         self.body = ipywidgets.VBox()
         head = ipywidgets.HTML(f"<style>{static('style.css')}</style><div class='anb-title'>{escape(self.title)}</div>")
