@@ -7,7 +7,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/demo_data.html.md"""
 # %% auto #0
 __all__ = ['SURFACES', 'DEFECTS', 'noise', 'grid', 'mix', 'metal', 'threads', 'fabric', 'wood', 'tile', 'button', 'line', 'walk',
            'around', 'blob', 'scratch', 'crack', 'dent', 'stain', 'hole', 'thread', 'photograph', 'draw', 'draw_image',
-           'draw_mask', 'DemoData', 'write_demo_folder', 'save']
+           'draw_mask', 'DemoData', 'save', 'write_demo_folder']
 
 # %% ../../nbs/data/03_demo_data.ipynb #ae4cb15b
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def threads(
     along: np.ndarray,  # (H, W) position across the threads, one per thread
 ) -> np.ndarray:  # (H, W) brightness in about [0.3, 1.1]
     "Parallel threads, round and unevenly dyed."
-    dye = rng.normal(1, 0.06, 512).astype(np.float32)
+    dye = rng.normal(1, 0.03, 512).astype(np.float32)
     number = np.floor(along).astype(int) % 512
     return dye[number] * (0.45 + 0.55 * np.sin(np.pi * (along % 1)))
 
@@ -86,12 +86,12 @@ def fabric(
 ) -> np.ndarray:  # (size, size, 3) in [0, 1]
     "Blue twill."
     y, x = grid(size)
-    u = 34 * x + rng.uniform(0, 30) + 0.25 * noise(rng, size, 25, 25)
-    v = 34 * y + rng.uniform(0, 30) + 0.25 * noise(rng, size, 25, 25)
+    u = 40 * x + rng.uniform(0, 30) + 0.12 * noise(rng, size, 30, 30)
+    v = 40 * y + rng.uniform(0, 30) + 0.12 * noise(rng, size, 30, 30)
     over = (np.floor(u) + np.floor(v)) % 3 == 0
-    warp = mix(threads(rng, u), (0.03, 0.06, 0.14), (0.22, 0.34, 0.56))
-    weft = mix(threads(rng, v), (0.2, 0.22, 0.26), (0.66, 0.7, 0.74))
-    return np.where(over[..., None], weft, warp) * (1 + 0.05 * noise(rng, size, 0.7, 0.7))[..., None]
+    warp = mix(threads(rng, u), (0.06, 0.1, 0.2), (0.24, 0.35, 0.56))
+    weft = mix(threads(rng, v), (0.15, 0.2, 0.29), (0.5, 0.57, 0.7))
+    return np.where(over[..., None], weft, warp) * (1 + 0.03 * noise(rng, size, 0.7, 0.7))[..., None]
 
 # %% ../../nbs/data/03_demo_data.ipynb #7c6add64
 def wood(
@@ -114,13 +114,13 @@ def tile(
 ) -> np.ndarray:  # (size, size, 3) in [0, 1]
     "Terrazzo tiles with joints."
     y, x = grid(size)
-    away = [np.abs((3 * axis + rng.uniform(0, 1) + 0.5) % 1 - 0.5) * 256 / 3 for axis in (y, x)]  # 1/256 of the side
+    away = [np.abs((3 * axis + rng.uniform(0.3, 0.7) + 0.5) % 1 - 0.5) * 256 / 3 for axis in (y, x)]  # 1/256 of the side
     joint = np.clip(4 - np.minimum(*away) + 0.3 * noise(rng, size, 1, 1), 0, 1)[..., None]
     stone = mix(0.5 + 0.1 * noise(rng, size, 20, 20), (0.68, 0.65, 0.6), (0.82, 0.8, 0.76))
-    for colour, cut in (((0.17, 0.16, 0.18), 1.4), ((0.62, 0.4, 0.32), 1.55), ((0.95, 0.94, 0.9), 1.3)):
-        chips = np.clip((noise(rng, size, 1.8, 1.8) - cut) * 5, 0, 1)[..., None]
+    for colour, cut in (((0.42, 0.4, 0.4), 1.5), ((0.64, 0.5, 0.44), 1.6), ((0.88, 0.87, 0.84), 1.4)):
+        chips = np.clip((noise(rng, size, 1.2, 1.2) - cut) * 4, 0, 1)[..., None]
         stone = stone * (1 - chips) + chips * np.float32(colour)
-    grout = mix(0.5 + 0.2 * noise(rng, size, 0.8, 0.8), (0.4, 0.39, 0.37), (0.56, 0.55, 0.53))
+    grout = mix(0.5 + 0.2 * noise(rng, size, 0.8, 0.8), (0.34, 0.33, 0.32), (0.48, 0.47, 0.46))
     return stone * (1 - joint) + grout * joint
 
 # %% ../../nbs/data/03_demo_data.ipynb #ff328c1e
@@ -207,7 +207,7 @@ def scratch(
                 rng.uniform(0.25, 0.4), 0.03, angle)
     offset = 1.3 / 256 * np.array([-np.sin(angle), np.cos(angle)])
     light, dark = line(size, [path + offset], 1.5), line(size, [path - offset], 1.5)
-    return image + (0.2 * light - 0.2 * dark)[..., None], light + dark > 0.25
+    return image + (0.26 * light - 0.26 * dark)[..., None], light + dark > 0.25
 
 # %% ../../nbs/data/03_demo_data.ipynb #1ab4ebf3
 def crack(
@@ -234,7 +234,7 @@ def dent(
     at = [np.clip(np.arange(size).reshape(shape) + (0.8 * depth * offset * size), 0, size - 1).round().astype(int)
           for shape, offset in (((-1, 1), y), ((1, -1), x))]
     slope = 2.2 * depth * (np.cos(light) * x + np.sin(light) * y) / radius
-    return image[at[0], at[1]] * (1 + 0.55 * slope[..., None]), distance < 0.9 * radius
+    return image[at[0], at[1]] * (1 + 0.75 * slope[..., None]), distance < 0.9 * radius
 
 # %% ../../nbs/data/03_demo_data.ipynb #7cea5837
 def stain(
@@ -244,7 +244,7 @@ def stain(
     "A translucent blot of another hue."
     inside = blob(rng, len(image), rng.uniform(0.07, 0.12), 0.35)
     cover = np.clip(0.5 + inside * 60, 0, 1)[..., None]
-    tint = np.float32([(1.2, 0.98, 0.72), (0.78, 0.98, 1.2), (1.18, 0.86, 1.04)][rng.integers(3)])
+    tint = np.float32([(1.2, 0.96, 0.64), (0.72, 0.97, 1.22), (1.2, 0.8, 1.04)][rng.integers(3)])
     return image * (1 - cover) + 0.93 * image * tint * cover, inside > 0
 
 # %% ../../nbs/data/03_demo_data.ipynb #37b8bdb6
@@ -254,7 +254,7 @@ def hole(
 ) -> tuple[np.ndarray, np.ndarray]:  # the image with the defect, and where: (H, H) bool
     "A chipped place with rough ground."
     size = len(image)
-    inside = blob(rng, size, rng.uniform(0.045, 0.075), 0.6)
+    inside = blob(rng, size, rng.uniform(0.055, 0.085), 0.6)
     cover = np.clip(0.5 + inside * size / 1.5, 0, 1)[..., None]
     shade = np.clip(np.roll(inside, (2, 2), (0, 1)) * 45, 0.6, 1)
     ground = image.mean((0, 1)) * (0.85 * shade * (1 + 0.16 * noise(rng, size, 1.2, 1.2)))[..., None]
@@ -274,7 +274,7 @@ def thread(
     fibre, shadow = line(size, [path], 2), line(size, [path + 2.5 / 256], 4)
     colour = np.float32([(0.75, 0.2, 0.22), (0.85, 0.83, 0.78), (0.16, 0.2, 0.42)][rng.integers(3)])
     shaded = image * (1 - 0.22 * shadow[..., None])
-    return shaded + 0.75 * fibre[..., None] * (colour - shaded), fibre > 0.3
+    return shaded + 0.65 * fibre[..., None] * (colour - shaded), fibre > 0.3
 
 # %% ../../nbs/data/03_demo_data.ipynb #40d59294
 DEFECTS = {"scratch": scratch, "crack": crack, "dent": dent, "stain": stain, "hole": hole, "thread": thread}
@@ -358,6 +358,15 @@ class DemoData(AnomalibDataModule):
              "mask_path": "" if label == "good" else f"{root.as_posix()}/ground_truth/{label}/{number}_mask.png"}
             for split, label, number in rows])
 
+# %% ../../nbs/data/03_demo_data.ipynb #68b5d0f4
+def save(
+    picture: np.ndarray,  # (H, W, 3) or (H, W), uint8 or bool
+    path: Path,  # of a png file
+) -> None:
+    "Write a picture as PNG, whole or not at all."
+    with replacing(path) as file:
+        Image.fromarray(picture if picture.dtype == np.uint8 else np.uint8(picture) * 255).save(file, "PNG")
+
 # %% ../../nbs/data/03_demo_data.ipynb #732c45b2
 def write_demo_folder(
     root: Path | str,  # a new folder, or one to add to
@@ -371,12 +380,3 @@ def write_demo_folder(
         if row.mask_path:
             save(data.read_mask(row.mask_path), Path(root) / Path(row.mask_path).relative_to(data.root))
     return Path(root)
-
-# %% ../../nbs/data/03_demo_data.ipynb #68b5d0f4
-def save(
-    picture: np.ndarray,  # (H, W, 3) or (H, W), uint8 or bool
-    path: Path,  # of a png file
-) -> None:
-    "Write a picture as PNG, whole or not at all."
-    with replacing(path) as file:
-        Image.fromarray(picture if picture.dtype == np.uint8 else np.uint8(picture) * 255).save(file, "PNG")

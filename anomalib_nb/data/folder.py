@@ -39,15 +39,13 @@ def images_of(
 ) -> list[Path]:
     "The images of a place; an error if there are none."
     folder = root / place
-    if folder.is_dir():
-        found = list_images(folder)
-    else:
-        found = [root / name for name in sorted(glob(str(place), root_dir=root, recursive=True)) if is_image(Path(name))]
-    if not found and not folder.is_dir():
+    hits = [folder] if folder.is_dir() else [root / name for name in sorted(glob(str(place), root_dir=root, recursive=True))]
+    if not hits:
         raise FileNotFoundError(explain(f"There is no folder {folder}", "Expected a folder or a pattern such as 'shots/ok_*.png'", "Check the path"))
+    found = {path: path for hit in hits for path in (list_images(hit) if hit.is_dir() else [hit]) if is_image(path)}
     if not found:
         raise ValueError(explain(f"There are no images in {folder}", "Expected png, jpg, bmp, tif or webp files", "Check the path"))
-    return found
+    return list(found)
 
 # %% ../../nbs/data/10_folder.ipynb #97913cac
 def rows_of(
