@@ -6,7 +6,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/layers/features.html.md"""
 
 # %% auto #0
 __all__ = ['check_backbone', 'outline', 'stages', 'layer_names', 'StageFeatures', 'is_transformer', 'BlockFeatures',
-           'load_strictly', 'offline_weights', 'seeded', 'EmbeddedFeatures', 'randomise', 'build_network', 'fill',
+           'load_strictly', 'offline_weights', 'seeded', 'embedded_stages', 'EmbeddedFeatures', 'build_network', 'fill',
            'FeatureExtractor']
 
 # %% ../../nbs/layers/00_features.ipynb #153463c7
@@ -193,51 +193,51 @@ def seeded(
         torch.manual_seed(seed)
         return build()
 
+# %% ../../nbs/layers/00_features.ipynb #cd24b54a
+def embedded_stages() -> dict[str, dict]:  # layer -> index, channels, stride
+    "What can be asked of the embedded network."
+    from anomalib_nb.layers.embedded_backbone import CHANNELS, STRIDES
+
+    names = enumerate(CHANNELS)
+    return {n: {"index": i, "channels": CHANNELS[n], "stride": STRIDES[n]} for i, n in names}
+
 # %% ../../nbs/layers/00_features.ipynb #6a1777b3
 class EmbeddedFeatures(nn.Module):
-    "The stages of the network that comes with this package."
+    "The outputs of some stages of the network that comes with this package."
 
-    def __init__(self):
+    def __init__(
+        self,
+        indices: Sequence[int],  # stages, from 0
+        pretrained: bool = True,  # the weights of the package
+    ):
         super().__init__()
         from anomalib_nb.layers.embedded_backbone import EmbeddedBackbone
 
-        self.body = EmbeddedBackbone()
-        self.stages = {
-            name: {"index": i, "channels": self.body.channels[name], "stride": self.body.strides[name]}
-            for i, name in enumerate(self.body.channels)
-        }
+        names, self.wanted = list(embedded_stages()), sorted(set(indices))
+        self.body = EmbeddedBackbone([names[i] for i in self.wanted], pretrained)
+        for name in names[self.wanted[-1] + 1 :]:
+            del self.body.stages[name], self.body.heads[name]
 
     def forward(
         self,
         image: Tensor,  # (B, 3, H, W)
     ) -> dict[int, Tensor]:  # stage -> (B, C, h, w)
         "The map of each stage."
-        return dict(enumerate(self.body(image)))
-
-# %% ../../nbs/layers/00_features.ipynb #21548cc3
-def randomise(
-    module: nn.Module,  # changed in place
-) -> nn.Module:
-    "Draw the weights of all layers anew."
-    for part in module.modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()
-    return module
+        return dict(zip(self.wanted, self.body(image)))
 
 # %% ../../nbs/layers/00_features.ipynb #92c0bb36
 def build_network(
     backbone: str,  # a timm name, or "embedded"
-    layers: Sequence[str | int],  # names, or counted from 0
-    norm: bool,  # final layer norm of a transformer
-) -> tuple[nn.Module, dict[str, dict]]:  # the network, and what each layer asked for gives
-    "A network up to the deepest layer asked for."
-    network = EmbeddedFeatures() if backbone == "embedded" else None
-    taps = network.stages if network else stages(backbone)
-    chosen = {name: taps[name] for name in layer_names(layers, list(taps), backbone)}
-    indices = [tap["index"] for tap in chosen.values()]
-    if network is None and is_transformer(backbone):
-        network = BlockFeatures(backbone, indices, norm)
-    return network or StageFeatures(backbone, indices), chosen
+    indices: Sequence[int],  # layers, counted from 0
+    norm: bool = True,  # final layer norm of a transformer
+    pretrained: bool = True,  # the packaged weights of the embedded network
+) -> nn.Module:
+    "A network up to the deepest layer asked for; but for the embedded one, without trained weights."
+    if backbone == "embedded":
+        return EmbeddedFeatures(indices, pretrained)
+    if is_transformer(backbone):
+        return BlockFeatures(backbone, indices, norm)
+    return StageFeatures(backbone, indices)
 
 # %% ../../nbs/layers/00_features.ipynb #603aea2c
 def fill(
@@ -246,12 +246,10 @@ def fill(
     weights: Path | str | None,  # a safetensors file, "random", or None
 ) -> None:
     "Give a network the weights that were asked for."
-    body = network.body
-    if weights == "random":
-        if backbone == "embedded":
-            seeded(lambda: randomise(body))
-    elif weights is not None or backbone != "embedded":
-        load_strictly(getattr(body, "model", body), weights or offline_weights(backbone))
+    if weights == "random" or (weights is None and backbone == "embedded"):
+        return
+    body = getattr(network.body, "model", network.body)
+    load_strictly(body, offline_weights(backbone) if weights is None else weights)
 
 # %% ../../nbs/layers/00_features.ipynb #94c8f816
 class FeatureExtractor(nn.Module):
@@ -265,12 +263,12 @@ class FeatureExtractor(nn.Module):
         norm: bool = True,  # final layer norm on the blocks of a transformer
     ):
         super().__init__()
-        self.backbone = backbone
-        self.network, chosen = seeded(lambda: build_network(backbone, layers, norm))
-        self.layers = tuple(chosen)
-        self.indices = [tap["index"] for tap in chosen.values()]
-        self.channels = [tap["channels"] for tap in chosen.values()]
-        self.strides = [tap["stride"] for tap in chosen.values()]
+        taps = embedded_stages() if backbone == "embedded" else stages(backbone)
+        self.backbone, self.layers = backbone, layer_names(layers, list(taps), backbone)
+        self.indices = [taps[name]["index"] for name in self.layers]
+        self.channels = [taps[name]["channels"] for name in self.layers]
+        self.strides = [taps[name]["stride"] for name in self.layers]
+        self.network = seeded(lambda: build_network(backbone, self.indices, norm, weights is None))
         fill(self.network, backbone, weights)
         self.requires_grad_(False).eval()
 

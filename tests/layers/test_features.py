@@ -134,3 +134,26 @@ def test_exports(runtime, backbone, layers, tmp_path):
 def test_what_cannot_be_asked(backbone, layers, message):
     with pytest.raises(ValueError, match=message):
         FeatureExtractor(backbone, layers, "random")
+
+
+@pytest.mark.parametrize("layers", [["layer1"], ["layer3", "layer2"], [2]])
+def test_embedded(layers):
+    from anomalib_nb.layers import EmbeddedBackbone
+
+    extractor = FeatureExtractor("embedded", layers)
+    whole = EmbeddedBackbone().eval()
+    maps = dict(zip(whole.layers, whole(IMAGE)))
+    for name, found, c, s in zip(extractor.layers, extractor(IMAGE), extractor.channels, extractor.strides, strict=True):
+        torch.testing.assert_close(found, maps[name])
+        assert found.shape == (2, c, 64 // s, 96 // s)
+    assert sum(p.numel() for p in FeatureExtractor("embedded", ["layer1"]).parameters()) < 0.2 * sum(p.numel() for p in whole.parameters())
+
+
+def test_embedded_with_other_weights(tmp_path):
+    from safetensors.torch import save_file
+
+    random = FeatureExtractor("embedded", ["layer2"], "random")
+    save_file(random.network.body.state_dict(), tmp_path / "own.safetensors")
+    own = FeatureExtractor("embedded", ["layer2"], tmp_path / "own.safetensors")
+    assert torch.equal(own(IMAGE)[0], random(IMAGE)[0])
+    assert not torch.equal(own(IMAGE)[0], FeatureExtractor("embedded", ["layer2"])(IMAGE)[0])
