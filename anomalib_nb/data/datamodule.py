@@ -203,6 +203,10 @@ class AnomalibDataModule(LightningDataModule):
         "Read the table."
         self.table
 
+# %% ../../nbs/data/02_datamodule.ipynb #5d619f20
+AnomalibDataModule.has_masks = property(lambda self: bool((self.table["mask_path"] != "").any()))
+AnomalibDataModule.validates_on_test = property(lambda self: self.val_split == "same_as_test")
+
 # %% ../../nbs/data/02_datamodule.ipynb #f42ff9dd
 def dataset(
     self: AnomalibDataModule,
@@ -213,6 +217,9 @@ def dataset(
     table = self.table[self.table["split"] == source]
     return AnomalibDataset(table, self.size, self.has_masks, self.images, self.read_mask)
 
+
+AnomalibDataModule.dataset = dataset
+
 # %% ../../nbs/data/02_datamodule.ipynb #94546295
 def train_dataloader(self: AnomalibDataModule) -> DataLoader:
     "Shuffled batches of training images."
@@ -221,6 +228,9 @@ def train_dataloader(self: AnomalibDataModule) -> DataLoader:
         raise ValueError(explain(f"{self.name} has no normal image to train on", "Expected images of good parts",
                                  "Put some into train/good, or name their folder: Folder(..., normal_dir=...)"))
     return loader(train, self.train_batch_size, self.num_workers, self.seed)
+
+
+AnomalibDataModule.train_dataloader = train_dataloader
 
 # %% ../../nbs/data/02_datamodule.ipynb #929933da
 def eval_dataloader(
@@ -238,6 +248,9 @@ def counts(self: AnomalibDataModule) -> pd.DataFrame:
     first = sorted(table.index, key=lambda label: (label != "good", label))
     return table.loc[first, splits].rename_axis(index=None, columns=None)
 
+
+AnomalibDataModule.counts = counts
+
 # %% ../../nbs/data/02_datamodule.ipynb #29bb7d4d
 def facts(self: AnomalibDataModule) -> str:
     "What to know about a data set besides its counts, in a line."
@@ -245,23 +258,22 @@ def facts(self: AnomalibDataModule) -> str:
     optimistic = "validation images are the test images: thresholds are optimistic"
     return ", ".join(["masks" if self.has_masks else "no masks", size, *[optimistic] * self.validates_on_test])
 
+
+AnomalibDataModule.facts = facts
+
 # %% ../../nbs/data/02_datamodule.ipynb #29a476dd
 def as_html(self: AnomalibDataModule) -> str:
     "A data set as a small table."
     head = f"<b>{escape(type(self).__name__)}</b> <code>{escape(self.name)}</code>"
     return f"<div>{head}: {len(self.table)} images, {self.facts()}{self.counts().to_html(border=0)}</div>"
 
+
+AnomalibDataModule._repr_html_ = as_html
+
 # %% ../../nbs/data/02_datamodule.ipynb #67585b1d
-AnomalibDataModule.dataset = dataset
-AnomalibDataModule.train_dataloader = train_dataloader
 AnomalibDataModule.val_dataloader = lambda self: eval_dataloader(self, "val")
 AnomalibDataModule.test_dataloader = lambda self: eval_dataloader(self, "test")
 AnomalibDataModule.predict_dataloader = lambda self: eval_dataloader(self, "test")
-AnomalibDataModule.counts = counts
-AnomalibDataModule.facts = facts
-AnomalibDataModule.has_masks = property(lambda self: bool((self.table["mask_path"] != "").any()))
-AnomalibDataModule.validates_on_test = property(lambda self: self.val_split == "same_as_test")
-AnomalibDataModule._repr_html_ = as_html
 AnomalibDataModule.__repr__ = AnomalibDataModule.__str__ = (
     lambda self: f"{type(self).__name__} {self.name!r}: {len(self.table)} images, {self.facts()}\n{self.counts()}")
 
