@@ -80,13 +80,15 @@ def begin(
     "A selection that holds its first pick."
     centre = rows_of(features, slice(start, start + 1))
     blocks = [slice(i, i + 8192) for i in range(0, len(features), 8192)]
-    bound = torch.cat([(rows_of(features, b) - centre).square().sum(1).sqrt().float() for b in blocks])
+    apart = [(rows_of(features, block) - centre).square().sum(1).sqrt() for block in blocks]
+    bound = torch.cat(apart).float()
     if not bound.isfinite().all():
         raise ValueError(explain("The features hold NaN or infinite values", "Expected finite numbers"))
     bound[start] = -1
     picked = torch.zeros(count, dtype=torch.long, device=bound.device)
     picked[0] = start
-    return Selection(features, bound, torch.ones_like(bound, dtype=torch.long), picked, measured=len(bound))
+    known = torch.ones_like(bound, dtype=torch.long)
+    return Selection(features, bound, known, picked, measured=len(bound))
 
 # %% ../../nbs/layers/01_coreset.ipynb #fa047c52
 def candidates(
@@ -116,7 +118,8 @@ def refresh_part(
     floor: float,  # a candidate below it need not be exact
 ) -> None:
     "Apply the picks that a few candidates have missed."
-    s, x, bound, known = selection, rows_of(selection.features, rows), selection.bound[rows], selection.known[rows]
+    s, x = selection, rows_of(selection.features, rows)
+    bound, known = s.bound[rows], s.known[rows]
     lengths = x.square().sum(1)
     for first in range(int(known[0]), s.taken, BLOCK):
         last = min(first + BLOCK, s.taken)
@@ -127,7 +130,8 @@ def refresh_part(
         s.bound[rows], s.known[rows], s.measured = bound, known, s.measured + n * len(centres)
         inside = bound >= floor
         if inside.sum() < 0.8 * len(rows):
-            x, lengths, bound, known, rows = (part[inside] for part in (x, lengths, bound, known, rows))
+            x, lengths, rows = x[inside], lengths[inside], rows[inside]
+            bound, known = bound[inside], known[inside]
         if not len(rows):
             return
 
@@ -250,7 +254,8 @@ def coreset_size(
     "How many points a share is."
     if not 0 < ratio <= 1 or int(points * ratio) < 1:
         what = f"A share of {ratio} of {points} points"
-        raise ValueError(explain(what, "Expected a ratio in (0, 1] that leaves at least one point", "Take a larger ratio or more images"))
+        expected = "Expected a ratio in (0, 1] that leaves at least one point"
+        raise ValueError(explain(what, expected, "Take a larger ratio or more images"))
     return int(points * ratio)
 
 # %% ../../nbs/layers/01_coreset.ipynb #b95824ce
@@ -264,11 +269,13 @@ def coreset(
 ) -> Tensor:  # (M,) int64 rows, in the order they were taken
     "The rows that a farthest-first selection keeps."
     if features.ndim != 2 or not len(features):
-        raise ValueError(explain(f"The features have shape {tuple(features.shape)}", "Expected (N, C) with N > 0"))
+        shape = tuple(features.shape)
+        raise ValueError(explain(f"The features have shape {shape}", "Expected (N, C) with N > 0"))
     points, width = features.shape
     count = coreset_size(points, ratio) if count is None else count
     if not 1 <= count <= points:
-        raise ValueError(explain(f"{count} of {points} points were asked for", f"Expected 1 to {points}"))
+        what = f"{count} of {points} points were asked for"
+        raise ValueError(explain(what, f"Expected 1 to {points}"))
     if start is None:
         start = int(torch.randint(points, (1,), generator=torch.Generator().manual_seed(seed)))
     if not 0 <= start < points:
