@@ -146,8 +146,11 @@ def read_config(
     "A configuration file as plain data."
     if not Path(path).is_file():
         raise FileNotFoundError(explain(f"There is no configuration {path}", fix="Check the path"))
-    found = get_loader("yaml")(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
+    try:
+        found = get_loader("yaml")(Path(path).read_text(encoding="utf-8"))
+    except Exception as error:  # the reader's own, which it keeps to itself
+        raise ValueError(explain(f"{path} is not YAML: {str(error).splitlines()[0]}", fix="Check its indentation and quotes")) from None
+    if not isinstance(found, dict) or not all(isinstance(found.get(role, {}), dict) for role in (*REGISTRIES, "engine")):
         raise ValueError(explain(f"{path} holds no settings", "Expected lines such as 'model:' and, indented, 'id: PatchCore'"))
     return found
 
