@@ -99,16 +99,18 @@ class DataStep(Step):
             return self.say("Choose a data set, or the folder of one.")
         self.say("")
         self.facts.value = self.data._repr_html_()
+        kind = type(self.data).__name__
+        self.name.value = kind if kind in self.name.options else self.name.value
         self.split.options = [s for s in ("train", "val", "test") if (self.data.table["split"] == s).any()]
-        self.labels()
+        self.split.value = self.split.options[0]
 
     def labels(self) -> None:
         "Offer the labels of the chosen split."
-        table = self.data.table
-        self.label.options = sorted(table[table["split"] == self.split.value]["label"].unique(), key=lambda name: (name != "good", name))
-        self.draw()
+        labels = self.data.table.loc[self.data.table["split"] == self.split.value, "label"].unique()
+        self.label.options = sorted(labels, key=lambda name: (name != "good", name))
+        self.label.value = next(iter(self.label.options), None)
 
     def draw(self) -> None:
         "Show pictures of the chosen kind."
-        if self.label.value:
+        if self.split.value and self.label.value:
             self.pictures.value = look(self.data, self.split.value, self.label.value)

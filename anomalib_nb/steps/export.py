@@ -58,7 +58,7 @@ class ExportStep(Step):
     ):
         super().__init__(source, **fields)
         self.format = ipywidgets.Dropdown(options=get_args(Format), value="openvino", description="runtime")
-        self.precision = ipywidgets.ToggleButtons(options=["fp32", "fp16"], description="weights", style={"button_width": "64px"})
+        self.precision = ipywidgets.Dropdown(options=["fp32", "fp16"], description="weights")
         self.folder = ipywidgets.Text(placeholder="in the run's folder", description="folder")
         self.report = ipywidgets.HTML()
         self.go = self.button("Export", self.export, "primary")

@@ -163,7 +163,7 @@ class Step(ipywidgets.VBox):
         self.session = as_session(source)
         for name, value in fields.items():
             setattr(self.session, name, value)
-        self.note = ipywidgets.HTML()
+        self.note = ipywidgets.HTML(layout={"display": "none"})
         self.body = ipywidgets.VBox()
         head = ipywidgets.HTML(f"<style>{static('style.css')}</style><div class='anb-title'>{escape(self.title)}</div>")
         super().__init__([head, self.note, self.body])
@@ -176,6 +176,7 @@ class Step(ipywidgets.VBox):
     ) -> None:
         "Show one line below the heading."
         self.note.value = f"<div class='anb-say{' anb-bad' * bad}'>{escape(text)}</div>" if text else ""
+        self.note.layout.display = None if text else "none"
 
     def attempt(
         self,

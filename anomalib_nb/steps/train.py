@@ -151,7 +151,9 @@ class TrainStep(Step):
     def run(self) -> dict[str, float]:
         "Train and test, here and now."
         self.stopping.clear()
-        return train(self.session, Listener(self.report, self.stopping))
+        metrics = train(self.session, Listener(self.report, self.stopping))
+        self.stage.value = "stopped, and calibrated" if self.stopping.is_set() else "done"
+        return metrics
 
     def start(self) -> None:
         "Train and test beside the notebook."
@@ -163,8 +165,8 @@ class TrainStep(Step):
     def ended(self, error: BaseException | None) -> None:
         "Say how it ended."
         self.go.disabled, self.halt.disabled = False, True
-        self.stage.value = "failed" if error else "stopped, and calibrated" if self.stopping.is_set() else "done"
         if error:
+            self.stage.value = "failed"
             self.fail(error)
 
     def stop(self) -> None:

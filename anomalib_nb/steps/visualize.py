@@ -59,7 +59,7 @@ class VisualizeStep(Step):
         super().__init__(source)
         self.order, self.place, self.alpha, self.columns, self.folder = controls().values()
         self.canvas, self.caption = ipywidgets.Image(format="png").add_class("anb-sheet"), ipywidgets.HTML()
-        walk = [self.button(text, lambda by=by: self.walk(by)) for text, by in (("◀", -1), ("▶", 1))]
+        walk = [self.button(text, lambda by=by: self.walk(by)).add_class("anb-tight") for text, by in (("◀", -1), ("▶", 1))]
         choose = ipywidgets.HBox([self.order, self.place, *walk, self.alpha]).add_class("anb-row")
         keep = ipywidgets.HBox([self.columns, self.folder, self.button("Save all", self.save)]).add_class("anb-row")
         self.body.children = [choose, self.caption, self.canvas, keep]
