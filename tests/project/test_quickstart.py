@@ -18,7 +18,7 @@ def said(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("quickstart")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "offline"), "HOME": str(folder)}
     result = subprocess.run(
-        [sys.executable, "-m", "anomalib_nb.cli.quickstart"],
+        [sys.executable, "-c", "from anomalib_nb.cli.quickstart import main; main()"],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -46,4 +46,4 @@ def test_make_runs_it():
         ["make", "-n", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "tools/setup.sh notebook,openvino,onnx" in plan.stdout
-    assert "-m anomalib_nb.cli.quickstart" in plan.stdout
+    assert "anomalib_nb.cli.quickstart import main" in plan.stdout
