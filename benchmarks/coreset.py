@@ -56,8 +56,23 @@ def timed(function):
 def reference(python, x, count, threads):
     with tempfile.TemporaryDirectory() as folder:
         save_file({"x": x}, f"{folder}/x.safetensors")
-        command = [python, "-W", "ignore", "-c", REFERENCE, f"{folder}/x.safetensors", str(count), str(threads)]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+        command = [
+            python,
+            "-W",
+            "ignore",
+            "-c",
+            REFERENCE,
+            f"{folder}/x.safetensors",
+            str(count),
+            str(threads),
+        ]
+        shown = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
     few, many = map(float, shown.stdout.split()[-2:])
     return few, (many - few) / (count - 2)  # its projection and two picks; each further pick
 
@@ -75,22 +90,36 @@ def measure(size, options):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ours, seconds = timed(lambda: greedy(x, count))
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    row = {"points": len(x), "columns": x.shape[1], "picks": count, "ours s": f"{seconds:.2f}",
-           "extra MB": f"{extra:.0f}", "computed": f"{ours.measured / len(x) / count:.0%}"}
+    row = {
+        "points": len(x),
+        "columns": x.shape[1],
+        "picks": count,
+        "ours s": f"{seconds:.2f}",
+        "extra MB": f"{extra:.0f}",
+        "computed": f"{ours.measured / len(x) / count:.0%}",
+    }
     if options.plain_picks:
         part = min(count, options.plain_picks)
         picks, other = timed(lambda: plain(x, part))
         same = (picks == ours.picked[:part].cpu()).float().mean()
-        row |= {"plain s": f"{other * count / part:.1f}", "plain/ours": f"{other * count / part / seconds:.1f}", "same": f"{same:.1%}"}
+        row |= {
+            "plain s": f"{other * count / part:.1f}",
+            "plain/ours": f"{other * count / part / seconds:.1f}",
+            "same": f"{same:.1%}",
+        }
     if options.reference_python:
-        few, each = reference(options.reference_python, x, min(count, options.reference_picks), options.threads)
+        few, each = reference(
+            options.reference_python, x, min(count, options.reference_picks), options.threads
+        )
         other = few + each * (count - 2)
         row |= {"anomalib s": f"{other:.1f}", "anomalib/ours": f"{other / seconds:.1f}"}
     return row
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sizes", nargs="*", default=["50000x270:1000"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--plain-picks", type=int, default=100, help="0: leave the plain rule out")

@@ -22,13 +22,17 @@ TIMED = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t
 
 def seconds(python: str, statement: str) -> float:
     "How long a statement takes in a fresh process."
-    done = subprocess.run([python, "-c", TIMED.format(statement)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [python, "-c", TIMED.format(statement)], capture_output=True, text=True, check=True
+    )
     return float(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
     "Parse, measure, print the table."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--reference-python", default="")
     a = parser.parse_args()
@@ -41,7 +45,10 @@ def main() -> None:
     print("| statement | what | seconds |\n|---|---|---:|")
     for _, statement, what in jobs:
         print(f"| `{statement}` | {what} | {best[statement]:.3f} |")
-    need, ours = best["import torch, lightning, timm"], best["from anomalib_nb.models import PatchCore"]
+    need, ours = (
+        best["import torch, lightning, timm"],
+        best["from anomalib_nb.models import PatchCore"],
+    )
     print(f"\nPatchCore / (torch, lightning, timm) = {ours / need:.2f}")
 
 

@@ -20,13 +20,26 @@ from anomalib_nb.engine import Engine
 from anomalib_nb.models import PatchCore
 from anomalib_nb.processing.pre import PreProcessor
 
-HEAD = ("data", "format", "images", "label flips", "pixel flips", "score diff", "map diff", "model ms", "runtime ms", "MB")
+HEAD = (
+    "data",
+    "format",
+    "images",
+    "label flips",
+    "pixel flips",
+    "score diff",
+    "map diff",
+    "model ms",
+    "runtime ms",
+    "MB",
+)
 
 
 def fewer(data: AnomalibDataModule, count: int) -> AnomalibDataModule:
     "The same data with some of the training images, evenly spaced by name."
     train = data.table.index[data.table["split"] == "train"]
-    kept = train[np.unique(np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int))]
+    kept = train[
+        np.unique(np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int))
+    ]
     data.table.loc[train.difference(kept), "split"] = "unused"
     return data
 
@@ -46,33 +59,64 @@ def rows(data: AnomalibDataModule, size: int, formats: list[str]) -> list[tuple]
         model = fitted(data, size, Path(aside))
         for wish in formats:
             format, _, precision = wish.partition(":")
-            folder = export(model, format, Path(aside) / wish.replace(":", "_"), precision or "fp32")
+            folder = export(
+                model, format, Path(aside) / wish.replace(":", "_"), precision or "fp32"
+            )
             said = parity(model, Inferencer(folder), data)
             megabytes = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
-            found.append((data.name, wish, said.images, said.label_flips, f"{said.pixel_flips}/{said.pixels / 1e6:.1f}M",
-                          f"{said.score_relative:.1e}", f"{said.map_relative:.1e}", f"{said.model_ms:.1f}", f"{said.runtime_ms:.1f}", f"{megabytes:.1f}"))
+            found.append(
+                (
+                    data.name,
+                    wish,
+                    said.images,
+                    said.label_flips,
+                    f"{said.pixel_flips}/{said.pixels / 1e6:.1f}M",
+                    f"{said.score_relative:.1e}",
+                    f"{said.map_relative:.1e}",
+                    f"{said.model_ms:.1f}",
+                    f"{said.runtime_ms:.1f}",
+                    f"{megabytes:.1f}",
+                )
+            )
     return found
 
 
 def show(row: tuple) -> None:
-    print("".join(f"{str(value):>{width}}" for value, width in zip(row, (16, 15, 8, 13, 16, 12, 10, 10, 12, 8))), flush=True)
+    print(
+        "".join(
+            f"{str(value):>{width}}"
+            for value, width in zip(row, (16, 15, 8, 13, 16, 12, 10, 10, 12, 8))
+        ),
+        flush=True,
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", nargs="*", default=[], type=Path)
-    parser.add_argument("--formats", nargs="*", default=["torch", "onnx", "openvino", "openvino:fp16"])
+    parser.add_argument(
+        "--formats", nargs="*", default=["torch", "onnx", "openvino", "openvino:fp16"]
+    )
     parser.add_argument("--size", type=int, default=256, help="of the model's input, in pixels")
     parser.add_argument("--train", type=int, default=40, help="normal images to learn from")
     parser.add_argument("--surfaces", nargs="*", default=["metal", "tile"], help="of the demo data")
     wish = parser.parse_args()
     show(HEAD)
     flips = 0
-    for data in [*(DemoData(s, train=wish.train, name=f"demo {s}") for s in wish.surfaces), *(Folder(d) for d in wish.data)]:
+    for data in [
+        *(DemoData(s, train=wish.train, name=f"demo {s}") for s in wish.surfaces),
+        *(Folder(d) for d in wish.data),
+    ]:
         for row in rows(fewer(data, wish.train), wish.size, wish.formats):
             show(row)
             flips += row[3] if not row[1].endswith("fp16") else 0
-    print("no decision changed at full precision" if not flips else f"{flips} decisions changed at full precision")
+    print(
+        "no decision changed at full precision"
+        if not flips
+        else f"{flips} decisions changed at full precision"
+    )
     return bool(flips)
 
 

@@ -24,8 +24,12 @@ LAYERS = {"mobilenetv2_100": ("blocks.2", "blocks.4"), "mobilenetv2_035": ("bloc
 
 def chosen(folder: Path, count: int) -> list[Path]:
     "Evenly spaced images of the sorted names; all of them for 0."
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp"))
-    return [files[round(i * (len(files) - 1) / (count - 1))] for i in range(count)] if count else files
+    files = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp")
+    )
+    return (
+        [files[round(i * (len(files) - 1) / (count - 1))] for i in range(count)] if count else files
+    )
 
 
 def subset(data: Path, count: int, folder: Path) -> Path:
@@ -58,7 +62,9 @@ def run_ours(a: argparse.Namespace) -> dict:
     weights = None if a.backbone == "embedded" else a.weights
     model = PatchCore(a.backbone, LAYERS.get(a.backbone, ("layer2", "layer3")), weights)
     with tempfile.TemporaryDirectory() as root:
-        engine = Engine(root, Evaluator([AUROC, F1Max, AUPRO]), accelerator="cpu", enable_progress_bar=False)
+        engine = Engine(
+            root, Evaluator([AUROC, F1Max, AUPRO]), accelerator="cpu", enable_progress_bar=False
+        )
         start = time.perf_counter()
         engine.fit(model, data)
         fit, fit_peak = time.perf_counter() - start, peak_mb()
@@ -66,8 +72,15 @@ def run_ours(a: argparse.Namespace) -> dict:
         metrics = engine.test(model, data)
         test = time.perf_counter() - start
     images = torch.stack([data.dataset("test")[i].image for i in range(32)])
-    return {"fit": fit, "test": test, "forward": forward_ms(lambda x: model(model.pre(x)), images), "fit_peak": fit_peak,
-            "peak": peak_mb(), "bank": len(model.bank), **metrics}
+    return {
+        "fit": fit,
+        "test": test,
+        "forward": forward_ms(lambda x: model(model.pre(x)), images),
+        "fit_peak": fit_peak,
+        "peak": peak_mb(),
+        "bank": len(model.bank),
+        **metrics,
+    }
 
 
 def run_reference(a: argparse.Namespace) -> dict:
@@ -83,15 +96,31 @@ def run_reference(a: argparse.Namespace) -> dict:
 
     root = Path(a.data)
     defects = [f"test/{p.name}" for p in sorted((root / "test").iterdir()) if p.name != "good"]
-    data = Folder(name="bench", root=root, normal_dir="train/good", normal_test_dir="test/good", abnormal_dir=defects,
-                  mask_dir=[f"ground_truth/{Path(d).name}" for d in defects], train_batch_size=32, eval_batch_size=32,
-                  num_workers=0, val_split_mode="same_as_test")
-    model = Patchcore(backbone=a.backbone, layers=LAYERS.get(a.backbone, ("layer2", "layer3")), pre_trained=False, visualizer=False)
+    data = Folder(
+        name="bench",
+        root=root,
+        normal_dir="train/good",
+        normal_test_dir="test/good",
+        abnormal_dir=defects,
+        mask_dir=[f"ground_truth/{Path(d).name}" for d in defects],
+        train_batch_size=32,
+        eval_batch_size=32,
+        num_workers=0,
+        val_split_mode="same_as_test",
+    )
+    model = Patchcore(
+        backbone=a.backbone,
+        layers=LAYERS.get(a.backbone, ("layer2", "layer3")),
+        pre_trained=False,
+        visualizer=False,
+    )
     network = model.model.feature_extractor.feature_extractor
     own, file = network.state_dict(), load_file(a.weights)
     network.load_state_dict({**own, **{k: v for k, v in file.items() if k in own}})
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False)
+        engine = Engine(
+            default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False
+        )
         start = time.perf_counter()
         engine.fit(model, datamodule=data)
         fit, fit_peak = time.perf_counter() - start, peak_mb()
@@ -108,8 +137,15 @@ def run_reference(a: argparse.Namespace) -> dict:
         images.append(batch.image)
     images = torch.cat(images)[:32]
     ms = forward_ms(lambda x: model.model(model.pre_processor.transform(x)), images)
-    return {"fit": fit, "test": test, "forward": ms, "fit_peak": fit_peak, "peak": peak_mb(), "bank": len(model.model.memory_bank),
-            "image_AUROC": roc_auc_score(labels, scores)}
+    return {
+        "fit": fit,
+        "test": test,
+        "forward": ms,
+        "fit_peak": fit_peak,
+        "peak": peak_mb(),
+        "bank": len(model.model.memory_bank),
+        "image_AUROC": roc_auc_score(labels, scores),
+    }
 
 
 def forward_ms(predict, images, repeats: int = 3) -> float:
@@ -129,8 +165,20 @@ def forward_ms(predict, images, repeats: int = 3) -> float:
 
 def side(name: str, python: str, a: argparse.Namespace, data: Path) -> dict:
     "Run one side in a process of its own."
-    command = [python, __file__, "--side", name, "--data", str(data), "--weights", a.weights, "--backbone", a.backbone,
-               "--threads", str(a.threads)]
+    command = [
+        python,
+        __file__,
+        "--side",
+        name,
+        "--data",
+        str(data),
+        "--weights",
+        a.weights,
+        "--backbone",
+        a.backbone,
+        "--threads",
+        str(a.threads),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -139,7 +187,9 @@ def side(name: str, python: str, a: argparse.Namespace, data: Path) -> dict:
 
 def main() -> None:
     "Parse, run both sides, print the table."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True)
     parser.add_argument("--weights", default="")
     parser.add_argument("--backbone", default="resnet18")
@@ -155,18 +205,32 @@ def main() -> None:
         data = subset(Path(a.data), a.images, Path(folder) / "set")
         ours = side(OURS, sys.executable, a, data)
         theirs = side(REFERENCE, a.reference_python, a, data) if a.reference_python else {}
-    print(f"PatchCore, {a.backbone}, {a.images or 'all'} training images of {Path(a.data).name}, {a.threads} threads")
+    print(
+        f"PatchCore, {a.backbone}, {a.images or 'all'} training images of {Path(a.data).name}, {a.threads} threads"
+    )
     print(f"| {'':<22} | {'ours':>9} | {'anomalib':>9} | {'ratio':>6} |")
     print(f"|{'-' * 24}|{'-' * 10}:|{'-' * 10}:|{'-' * 7}:|")
-    rows = {"fit": "fit, s", "test": "test, s", "forward": "one image, ms", "fit_peak": "peak memory of fit, MB", "peak": "peak memory, MB",
-            "bank": "patches kept", "image_AUROC": "image AUROC", "image_F1Max": "image F1Max", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "pixel AUPRO"}
+    rows = {
+        "fit": "fit, s",
+        "test": "test, s",
+        "forward": "one image, ms",
+        "fit_peak": "peak memory of fit, MB",
+        "peak": "peak memory, MB",
+        "bank": "patches kept",
+        "image_AUROC": "image AUROC",
+        "image_F1Max": "image F1Max",
+        "pixel_AUROC": "pixel AUROC",
+        "pixel_AUPRO": "pixel AUPRO",
+    }
     for key, label in rows.items():
         if key not in ours:
             continue
         other = theirs.get(key)
         digits = 3 if "_" in key and "peak" not in key else 1
         ratio = f"{other / ours[key]:6.1f}" if other and digits == 1 else ""
-        print(f"| {label:<22} | {ours[key]:9.{digits}f} | {'' if other is None else f'{other:.{digits}f}':>9} | {ratio:>6} |")
+        print(
+            f"| {label:<22} | {ours[key]:9.{digits}f} | {'' if other is None else f'{other:.{digits}f}':>9} | {ratio:>6} |"
+        )
 
 
 if __name__ == "__main__":

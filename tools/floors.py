@@ -36,8 +36,8 @@ TRAIN = (*BASE, "processing", "data", "models")
 RUN = (*TRAIN, "engine", "deploy")
 FLOORS = {
     "core": Floor(0, (), words("torch numpy xarray zarr safetensors")),
-    # huggingface_hub: timm's own cache of weights; skimage: pictures to train the embedded backbone on
-    "layers": Floor(1, ("core",), words("timm einops huggingface_hub skimage")),
+    # huggingface_hub: timm's own cache of weights; skimage, PIL: pictures to train the embedded backbone on
+    "layers": Floor(1, ("core",), words("timm einops huggingface_hub skimage PIL")),
     "metrics": Floor(1, ("core",), words("torchmetrics scipy")),
     "visualization": Floor(1, ("core",), words("holoviews PIL matplotlib")),
     "processing": Floor(2, BASE, words("torchvision")),

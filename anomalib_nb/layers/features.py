@@ -185,7 +185,7 @@ def offline_weights(
 
 # %% ../../nbs/layers/00_features.ipynb #8c319e03
 def seeded(
-    build: Callable[[], Any],
+    build: Callable[[], Any],  # makes a module or a tensor
     seed: int = 0,  # of the weights
 ) -> Any:
     "What `build` makes when its random numbers start from `seed`."

@@ -65,7 +65,9 @@ def test_dragging_repaints_and_python_hears(views, page, shots):
     page.mouse.up()
     after, shown = page.evaluate(PIXELS), float(slider.input_value())
     page.screenshot(path=shots / "widgets.png")
-    assert all(a[0] != b[0] for a, b in zip(after[:6], before[:6], strict=True)), "every picture was repainted"
+    assert all(a[0] != b[0] for a, b in zip(after[:6], before[:6], strict=True)), (
+        "every picture was repainted"
+    )
     moved, hits, *_ = until(page, views, lambda now: now[0] == shown)
     assert moved > threshold + 0.2 and sum(n for _, n in after) == hits < sum(n for _, n in before)
 
@@ -87,13 +89,17 @@ def test_the_line_of_the_histogram_moves_its_neighbours(views, page):
     assert int(grid.get_attribute("data-wrong")) == wrong
     on_screen(page, ".anb-score-histogram [role=slider]").press("End")
     until(page, views, lambda now: now[2] > 1)
-    page.wait_for_function("() => document.querySelector('.anb-gallery .anb-thumbs').dataset.flagged === '0'")
+    page.wait_for_function(
+        "() => document.querySelector('.anb-gallery .anb-thumbs').dataset.flagged === '0'"
+    )
 
 
 def test_a_click_in_the_gallery_enlarges_that_map(views, page):
     on_screen(page, ".anb-gallery select").select_option("normal")
     page.locator(".anb-thumb").last.click()
-    page.wait_for_function("() => document.querySelectorAll('.anb-heat-map .anb-tile').length === 1")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.anb-heat-map .anb-tile').length === 1"
+    )
     name = page.locator(".anb-heat-map .anb-name").text_content()
     assert name.endswith(f"{int(known(views)[3]):02d}")
     assert page.blocked == [] and page.errors == []

@@ -18,12 +18,22 @@ from anomalib_nb.deploy import Inferencer, read_metadata
 from anomalib_nb.engine import Engine
 from anomalib_nb.models import PatchCore, list_models
 
-PROGRAM = [sys.executable, "-c", "import sys; from anomalib_nb.cli.cli import main; sys.exit(main())"]
+PROGRAM = [
+    sys.executable,
+    "-c",
+    "import sys; from anomalib_nb.cli.cli import main; sys.exit(main())",
+]
 
 
 def terminal(*command, cwd=None, **environment):
     "A command in a process of its own."
-    return subprocess.run([*PROGRAM, *map(str, command)], capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
+    return subprocess.run(
+        [*PROGRAM, *map(str, command)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +41,21 @@ def home(tmp_path_factory):
     "A folder with images, and a model fitted on them from the terminal."
     home = tmp_path_factory.mktemp("factory")
     write_demo_folder(home / "tiles", "tile", train=6, test=12, size=64)
-    done = terminal("fit", "--model", "patch-core", "--model.coreset-sampling-ratio", "0.05", "--data", "tiles", "--data.name", "tile",
-                    "--engine.default_root_dir", "results", "--engine.accelerator=cpu", cwd=home)
+    done = terminal(
+        "fit",
+        "--model",
+        "patch-core",
+        "--model.coreset-sampling-ratio",
+        "0.05",
+        "--data",
+        "tiles",
+        "--data.name",
+        "tile",
+        "--engine.default_root_dir",
+        "results",
+        "--engine.accelerator=cpu",
+        cwd=home,
+    )
     assert done.returncode == 0, done.stderr
     assert "results/PatchCore/tile/v0" in done.stdout
     return home
@@ -45,28 +68,60 @@ def run(home, monkeypatch):
 
 
 def test_the_numbers_are_those_of_a_notebook(run, tmp_path):
-    assert main(["test", "--run", str(run), f"--engine.default_root_dir={tmp_path / 'terminal'}"]) == 0
+    assert (
+        main(["test", "--run", str(run), f"--engine.default_root_dir={tmp_path / 'terminal'}"]) == 0
+    )
     engine = Engine(tmp_path / "notebook", accelerator="cpu", enable_progress_bar=False)
     model, data = PatchCore(coreset_sampling_ratio=0.05), Folder("tiles", name="tile")
     engine.fit(model, data)
     expected = engine.test(model, data)
     found = json.loads(next((tmp_path / "terminal").rglob("metrics.json")).read_text())
     assert expected and {name: found[name] for name in expected} == expected
-    metadata = [json.loads((folder / "model/metadata.json").read_text()) for folder in (run, tmp_path / "notebook/PatchCore/tile/v0")]
+    metadata = [
+        json.loads((folder / "model/metadata.json").read_text())
+        for folder in (run, tmp_path / "notebook/PatchCore/tile/v0")
+    ]
     assert metadata[0] == metadata[1]
 
 
 def test_a_run_keeps_its_configuration_and_it_can_be_used_again(run, tmp_path, capsys):
     config = (run / "config.yaml").read_text()
-    assert "id: PatchCore" in config and "root: tiles" in config and "coreset_sampling_ratio: 0.05" in config
-    assert main(["fit", "--config", str(run / "config.yaml"), "--engine.default_root_dir", str(tmp_path), "--model.num_neighbors", "1"]) == 0
+    assert (
+        "id: PatchCore" in config
+        and "root: tiles" in config
+        and "coreset_sampling_ratio: 0.05" in config
+    )
+    assert (
+        main(
+            [
+                "fit",
+                "--config",
+                str(run / "config.yaml"),
+                "--engine.default_root_dir",
+                str(tmp_path),
+                "--model.num_neighbors",
+                "1",
+            ]
+        )
+        == 0
+    )
     again = tmp_path / "PatchCore/tile/v0"
-    assert json.loads((again / "model/metadata.json").read_text())["arguments"]["num_neighbors"] == 1
+    assert (
+        json.loads((again / "model/metadata.json").read_text())["arguments"]["num_neighbors"] == 1
+    )
     assert "num_neighbors: 1" in (again / "config.yaml").read_text()
 
 
 def test_predictions_are_a_table_maps_and_pictures(run, tmp_path, capsys):
-    command = ["predict", "--run", str(run), "--source", "tiles/test", "--output", str(tmp_path / "seen")]
+    command = [
+        "predict",
+        "--run",
+        str(run),
+        "--source",
+        "tiles/test",
+        "--output",
+        str(tmp_path / "seen"),
+    ]
     assert main(command) == 0
     predictions = Predictions.load(tmp_path / "seen/predictions.zarr")
     images = list(Path("tiles/test").rglob("*.png"))
@@ -79,12 +134,42 @@ def test_predictions_are_a_table_maps_and_pictures(run, tmp_path, capsys):
 
 
 def test_an_export_is_written_compared_and_predicts(run, tmp_path, capsys):
-    assert main(["export", "--run", str(run), "--format", "onnx", "--data", "tiles", "--output", str(tmp_path / "onnx")]) == 0
+    assert (
+        main(
+            [
+                "export",
+                "--run",
+                str(run),
+                "--format",
+                "onnx",
+                "--data",
+                "tiles",
+                "--output",
+                str(tmp_path / "onnx"),
+            ]
+        )
+        == 0
+    )
     assert "label flips" in capsys.readouterr().out
     assert read_metadata(tmp_path / "onnx")["parity"]["label_flips"] == 0
     for name, source in (("model", run), ("graph", tmp_path / "onnx")):
-        assert main(["predict", "--run", str(source), "--source", "tiles/test/good", "--output", str(tmp_path / name)]) == 0
-    ours, theirs = (Predictions.load(tmp_path / name / "predictions.zarr") for name in ("model", "graph"))
+        assert (
+            main(
+                [
+                    "predict",
+                    "--run",
+                    str(source),
+                    "--source",
+                    "tiles/test/good",
+                    "--output",
+                    str(tmp_path / name),
+                ]
+            )
+            == 0
+        )
+    ours, theirs = (
+        Predictions.load(tmp_path / name / "predictions.zarr") for name in ("model", "graph")
+    )
     assert not ours.against(theirs)["flip"].any()
 
 
@@ -98,13 +183,37 @@ def test_thresholds_are_shown_set_and_fitted_by_a_rule(run, tmp_path, capsys):
     assert read_metadata(exported)["post"] == before
     assert main(["threshold", "--run", str(exported), "--image", "0.62"]) == 0
     changed = read_metadata(exported)["post"]
-    assert changed["image_threshold"] == 0.62 and changed["pixel_threshold"] == before["pixel_threshold"]
+    assert (
+        changed["image_threshold"] == 0.62
+        and changed["pixel_threshold"] == before["pixel_threshold"]
+    )
     assert Inferencer(exported).post.image_threshold == 0.62
-    assert main(["threshold", "--run", str(exported), "--rule", "fpr", "--target-fpr", "0.5", "--data", "tiles"]) == 0
+    assert (
+        main(
+            [
+                "threshold",
+                "--run",
+                str(exported),
+                "--rule",
+                "fpr",
+                "--target-fpr",
+                "0.5",
+                "--data",
+                "tiles",
+            ]
+        )
+        == 0
+    )
     fitted = read_metadata(exported)["post"]
-    assert fitted["rule"] == "fpr" and fitted["target_fpr"] == 0.5 and fitted["image_threshold"] not in (0.62, before["image_threshold"])
+    assert (
+        fitted["rule"] == "fpr"
+        and fitted["target_fpr"] == 0.5
+        and fitted["image_threshold"] not in (0.62, before["image_threshold"])
+    )
     assert main(["threshold", "--run", str(exported), "--rule", "f1", "--data", "tiles"]) == 0
-    assert read_metadata(exported)["post"]["image_threshold"] == pytest.approx(before["image_threshold"], rel=1e-6)
+    assert read_metadata(exported)["post"]["image_threshold"] == pytest.approx(
+        before["image_threshold"], rel=1e-6
+    )
 
 
 def test_models_lists_the_zoo(capsys):
@@ -124,7 +233,9 @@ heavy = [m for m in ("torch", "lightning", "timm", "numpy", "pandas", "PIL") if 
 print(codes, heavy, "--model.coreset_sampling_ratio float" in out.getvalue(), "--data.surface" in out.getvalue())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == f"{[0] * (len(COMMANDS) + 2)} [] True True", done.stdout + done.stderr
+    assert done.stdout.strip() == f"{[0] * (len(COMMANDS) + 2)} [] True True", (
+        done.stdout + done.stderr
+    )
 
 
 def test_help_fits_on_a_terminal(capsys):
@@ -135,9 +246,14 @@ def test_help_fits_on_a_terminal(capsys):
 
 
 def test_every_model_and_data_set_can_be_described():
-    for package, names in (("anomalib_nb.models", list_models()), ("anomalib_nb.data", list_datasets())):
+    for package, names in (
+        ("anomalib_nb.models", list_models()),
+        ("anomalib_nb.data", list_datasets()),
+    ):
         for name in names:
-            assert choose("model" if "models" in package else "data", name.lower())[0].endswith(f"={name}")
+            assert choose("model" if "models" in package else "data", name.lower())[0].endswith(
+                f"={name}"
+            )
             arguments = arguments_of(package, name)
             assert all(a.said for a in arguments), name
 
@@ -148,8 +264,21 @@ def test_arguments_of_a_class_are_what_it_takes():
     signature = inspect.signature(DemoData)
     own = [n for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD]
     taken = [a.name for a in arguments_of("anomalib_nb.data", "DemoData")]
-    assert taken[: len(own)] == own and {"train_batch_size", "val_split"} < set(taken) and "root" not in taken
-    DemoData(**{"name": "x", "train_batch_size": 2, "eval_batch_size": 2, "num_workers": 0, "val_split": "auto", "val_ratio": 0.5})
+    assert (
+        taken[: len(own)] == own
+        and {"train_batch_size", "val_split"} < set(taken)
+        and "root" not in taken
+    )
+    DemoData(
+        **{
+            "name": "x",
+            "train_batch_size": 2,
+            "eval_batch_size": 2,
+            "num_workers": 0,
+            "val_split": "auto",
+            "val_ratio": 0.5,
+        }
+    )
 
 
 WRONG = {
@@ -158,18 +287,64 @@ WRONG = {
     ("fit", "--model", "PatchCore", "--data", "nowhere"): "no data set and no folder 'nowhere'",
     ("fit", "--model", "PatchCore"): "fit needs --data",
     ("fit", "--data", "DemoData"): "fit needs --model",
-    ("fit", "--model", "PatchCore", "--data", "DemoData", "--model.layer", "x"): "Did you mean '--model.layers'?",
-    ("fit", "--model", "PatchCore", "--data", "DemoData", "--engine.max_epoch", "3"): "Did you mean '--engine.max_epochs'?",
-    ("fit", "--model", "PatchCore", "--data", "DemoData", "--model.num_neighbors", "many"): "num_neighbors is 'many'. Expected int.",
-    ("fit", "--model", "PatchCore", "--data", "DemoData", "--model.upsampling", "cubic"): "Expected Literal['bilinear', 'nearest']",
+    (
+        "fit",
+        "--model",
+        "PatchCore",
+        "--data",
+        "DemoData",
+        "--model.layer",
+        "x",
+    ): "Did you mean '--model.layers'?",
+    (
+        "fit",
+        "--model",
+        "PatchCore",
+        "--data",
+        "DemoData",
+        "--engine.max_epoch",
+        "3",
+    ): "Did you mean '--engine.max_epochs'?",
+    (
+        "fit",
+        "--model",
+        "PatchCore",
+        "--data",
+        "DemoData",
+        "--model.num_neighbors",
+        "many",
+    ): "num_neighbors is 'many'. Expected int.",
+    (
+        "fit",
+        "--model",
+        "PatchCore",
+        "--data",
+        "DemoData",
+        "--model.upsampling",
+        "cubic",
+    ): "Expected Literal['bilinear', 'nearest']",
     ("fit", "--model.layers", "[a]", "--data", "DemoData"): "--model.layers needs a model",
-    ("fit", "--model", "PatchCore", "--data", "DemoData", "--model.coreset_sampling_ratio", "2"): "coreset_sampling_ratio is 2",
+    (
+        "fit",
+        "--model",
+        "PatchCore",
+        "--data",
+        "DemoData",
+        "--model.coreset_sampling_ratio",
+        "2",
+    ): "coreset_sampling_ratio is 2",
     ("fit", "--config", "nowhere.yaml"): "There is no configuration nowhere.yaml",
     ("test", "--run", "nowhere"): "nowhere",
     ("test",): "test needs --run",
     ("predict", "--run", "nowhere", "--source", "x"): "There is no nowhere",
     ("threshold", "--run", "nowhere"): "There is no nowhere",
-    ("export", "--run", "nowhere", "--format", "onxx"): "format is 'onxx'. Expected Literal['torch', 'onnx', 'openvino']",
+    (
+        "export",
+        "--run",
+        "nowhere",
+        "--format",
+        "onxx",
+    ): "format is 'onxx'. Expected Literal['torch', 'onnx', 'openvino']",
     ("fit", "PatchCore"): "PatchCore",
 }
 
@@ -188,7 +363,9 @@ def test_debug_shows_the_traceback():
 
 
 def test_a_configuration_cannot_name_a_class_to_import(tmp_path, capsys):
-    (tmp_path / "bad.yaml").write_text("model:\n  class_path: os.system\n  init_args:\n    command: touch pwned\n")
+    (tmp_path / "bad.yaml").write_text(
+        "model:\n  class_path: os.system\n  init_args:\n    command: touch pwned\n"
+    )
     assert main(["fit", "--config", str(tmp_path / "bad.yaml"), "--data", "DemoData"]) == 2
     (tmp_path / "worse.yaml").write_text("model: !!python/object/apply:os.system ['touch pwned']\n")
     assert main(["fit", "--config", str(tmp_path / "worse.yaml"), "--data", "DemoData"]) == 2
@@ -200,13 +377,32 @@ def test_a_configuration_cannot_name_a_class_to_import(tmp_path, capsys):
 
 def test_spellings_are_normalised():
     assert normalised(["--model=patch_core", "--target-fpr", "0.1", "--source", "a-b/*.png"]) == [
-        "--model.id=PatchCore", "--target_fpr", "0.1", "--source", "a-b/*.png"]
+        "--model.id=PatchCore",
+        "--target_fpr",
+        "0.1",
+        "--source",
+        "a-b/*.png",
+    ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as terminals send them")
 def test_ctrl_c_says_where_things_are(home):
-    command = ["fit", "--model", "PatchCore", "--data", "DemoData", "--data.train", "2000", "--engine.default_root_dir", "stopped", "--data.train_batch_size", "2"]
-    process = subprocess.Popen([*PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home)
+    command = [
+        "fit",
+        "--model",
+        "PatchCore",
+        "--data",
+        "DemoData",
+        "--data.train",
+        "2000",
+        "--engine.default_root_dir",
+        "stopped",
+        "--data.train_batch_size",
+        "2",
+    ]
+    process = subprocess.Popen(
+        [*PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home
+    )
     note = home / "stopped/PatchCore/metal/v0/config.yaml"
     for _ in range(600):
         if note.exists():
@@ -222,9 +418,15 @@ def test_ctrl_c_says_where_things_are(home):
 def test_the_notebook_is_written_once_and_served_here_only(tmp_path, monkeypatch):
     called = {}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("os.execve", lambda program, command, env: called.update(command=command, env=env))
+    monkeypatch.setattr(
+        "os.execve", lambda program, command, env: called.update(command=command, env=env)
+    )
     assert main(["notebook", "--port", "9999", "--no-browser"]) == 0
-    assert "--ip=127.0.0.1" in called["command"] and "--no-browser" in called["command"] and "--port=9999" in called["command"]
+    assert (
+        "--ip=127.0.0.1" in called["command"]
+        and "--no-browser" in called["command"]
+        and "--port=9999" in called["command"]
+    )
     assert called["env"]["PANEL_INLINE"] == "true"
     path = tmp_path / "anomalib_nb_tutorial/00_quickstart.ipynb"
     cells = json.loads(path.read_text())["cells"]
@@ -235,6 +437,14 @@ def test_the_notebook_is_written_once_and_served_here_only(tmp_path, monkeypatch
 
 
 def test_defaults_are_those_of_the_workspace(run, tmp_path):
-    done = terminal("test", "--run", Path(run).resolve(), "--data", Path("tiles").resolve(), cwd=tmp_path, ANOMALIB_NB__RESULTS__ROOT=str(tmp_path / "elsewhere"))
+    done = terminal(
+        "test",
+        "--run",
+        Path(run).resolve(),
+        "--data",
+        Path("tiles").resolve(),
+        cwd=tmp_path,
+        ANOMALIB_NB__RESULTS__ROOT=str(tmp_path / "elsewhere"),
+    )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "elsewhere").rglob("metrics.json"))

@@ -277,7 +277,9 @@ def test_batches_must_agree(tmp_path):
         writer.append(rows_of(4, size=9))
     with pytest.raises(ValueError, match="'anomaly_map'.* set in some batches only"):
         writer.append({k: v for k, v in rows_of(4).items() if k != "anomaly_map"})
-    with pytest.raises(ValueError, match=r"gt_mask has shape \(4, 9, 9\). Expected image 4 × y 8 × x 8"):
+    with pytest.raises(
+        ValueError, match=r"gt_mask has shape \(4, 9, 9\). Expected image 4 × y 8 × x 8"
+    ):
         writer.append({**rows_of(4), "gt_mask": np.zeros((4, 9, 9), bool)})
     with pytest.raises(ValueError, match=r"gt_label has shape \(3,\). Expected image 4"):
         writer.append({**rows_of(4), "gt_label": np.zeros(3, bool)})

@@ -212,14 +212,21 @@ def test_sources_to_predict_on(wood):
 def test_the_same_pixels_from_file_array_and_picture(wood):
     path = next((wood / "test/good").iterdir())
     items = predict_dataset([path, np.asarray(Image.open(path)), Image.open(path)])
-    assert torch.equal(items[0].image, items[1].image) and torch.equal(items[0].image, items[2].image)
+    assert torch.equal(items[0].image, items[1].image) and torch.equal(
+        items[0].image, items[2].image
+    )
 
 
 def test_non_ascii_folders_and_brackets(tmp_path):
     folder = write_demo_folder(tmp_path / "Prüfstück [1] 螺丝", "tile", train=3, test=12, size=32)
     data = Folder(folder)
     assert len(data.table) == 15 and len(list(data.train_dataloader())) == 1
-    named = Folder(folder, normal_dir="train/g*", abnormal_dir="test/crack/*.png", mask_dir="ground_truth/crack")
+    named = Folder(
+        folder,
+        normal_dir="train/g*",
+        abnormal_dir="test/crack/*.png",
+        mask_dir="ground_truth/crack",
+    )
     assert named.counts().to_dict()
 
 

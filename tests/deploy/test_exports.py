@@ -42,7 +42,9 @@ def fitted(data, tmp_path_factory):
     "A model at 64 pixels, so that the 96-pixel images are resized by the graph."
     model = PatchCore(coreset_sampling_ratio=0.05)
     model.pre = PreProcessor(size=64)
-    engine = Engine(tmp_path_factory.mktemp("results"), accelerator="cpu", enable_progress_bar=False)
+    engine = Engine(
+        tmp_path_factory.mktemp("results"), accelerator="cpu", enable_progress_bar=False
+    )
     run = engine.fit(model, data)
     return model.eval(), run
 
@@ -96,7 +98,14 @@ def test_every_form_of_an_image_is_the_same_image(format, exports, pictures, tmp
     picture = pictures[0]
     Image.fromarray(picture).save(tmp_path / "part.png")
     inferencer = Inferencer(exports[format])
-    forms = [picture, picture.astype(np.float32) / 255, picture / 255, Image.fromarray(picture), tmp_path / "part.png", str(tmp_path / "part.png")]
+    forms = [
+        picture,
+        picture.astype(np.float32) / 255,
+        picture / 255,
+        Image.fromarray(picture),
+        tmp_path / "part.png",
+        str(tmp_path / "part.png"),
+    ]
     scores = [float(inferencer(form).pred_score[0]) for form in forms]
     assert np.allclose(scores, scores[0], rtol=1e-6)
     assert inferencer(tmp_path / "part.png").image_path == [str(tmp_path / "part.png")]
@@ -198,13 +207,17 @@ def test_a_graph_that_says_something_else_is_not_shipped(fitted, tmp_path, monke
             score, where = self.network(image)
             return 1.1 * score, where
 
-    monkeypatch.setattr(torch.export, "export", lambda network, *a, **k: real(Other(network), *a, **k))
+    monkeypatch.setattr(
+        torch.export, "export", lambda network, *a, **k: real(Other(network), *a, **k)
+    )
     with pytest.raises(RuntimeError, match="says something else"):
         export(fitted[0], "openvino", tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wish", [("onxx", "fp32"), ("openvino", "int8"), ("onnx", "fp16"), ("torch", "int8")])
+@pytest.mark.parametrize(
+    "wish", [("onxx", "fp32"), ("openvino", "int8"), ("onnx", "fp16"), ("torch", "int8")]
+)
 def test_impossible_wishes_are_refused_at_once(fitted, tmp_path, wish):
     with pytest.raises(ValueError):
         export(fitted[0], wish[0], tmp_path / "x", precision=wish[1])
@@ -222,7 +235,15 @@ def test_wrong_paths_are_explained(tmp_path, exports):
         Inferencer(exports["onnx"].with_name("onxx"))
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4, 7)), np.full((8, 8, 3), 200.0), np.zeros((8, 8, 3), np.int64), np.full((8, 8, 3), np.nan)])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 7)),
+        np.full((8, 8, 3), 200.0),
+        np.zeros((8, 8, 3), np.int64),
+        np.full((8, 8, 3), np.nan),
+    ],
+)
 def test_wrong_arrays_are_explained(image, exports):
     with pytest.raises(ValueError, match="image"):
         Inferencer(exports["onnx"])(image)
@@ -236,7 +257,9 @@ def test_no_images_are_explained(exports, tmp_path):
         Inferencer(exports["onnx"])(tmp_path / "bad.png")
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "nonsense", '{"model": "x", "post": {"image_treshold": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "nonsense", '{"model": "x", "post": {"image_treshold": 1}}']
+)
 def test_damaged_metadata_is_explained(fitted, tmp_path, content, exports):
     folder = tmp_path / "copy"
     folder.mkdir()
@@ -258,7 +281,12 @@ print(batch.anomaly_map.shape, loaded, "openvino.tools.ovc.convert" in sys.modul
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_a_fresh_process_needs_no_model_class(format, exports):
-    done = subprocess.run([sys.executable, "-c", FRESH, str(exports[format])], capture_output=True, text=True, env={**os.environ, "CI": ""})
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(exports[format])],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CI": ""},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("(1, 64, 64) []"), done.stdout
 

@@ -97,7 +97,10 @@ def test_metrics_of_test_are_those_of_the_raw_scores(engine, data):
     metrics = engine.train(model, data)
     run = Predictions.load(engine.run / "test.zarr")
     assert metrics["image_AUROC"] == pytest.approx(roc_auc_score(run.labels, run.scores), abs=1e-9)
-    assert json.loads((engine.run / "metrics.json").read_text())["image_AUROC"] == metrics["image_AUROC"]
+    assert (
+        json.loads((engine.run / "metrics.json").read_text())["image_AUROC"]
+        == metrics["image_AUROC"]
+    )
 
 
 def test_a_saved_model_predicts_the_same(engine, data):
@@ -109,9 +112,13 @@ def test_a_saved_model_predicts_the_same(engine, data):
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path):
-    data = DemoData(train=6, test=8, size=64, train_batch_size=6)  # one batch: shuffling changes nothing
+    data = DemoData(
+        train=6, test=8, size=64, train_batch_size=6
+    )  # one batch: shuffling changes nothing
     first, second = Learner(), Learner()
-    run = Engine(tmp_path, max_epochs=1, accelerator="cpu", enable_progress_bar=False).fit(first, data)
+    run = Engine(tmp_path, max_epochs=1, accelerator="cpu", enable_progress_bar=False).fit(
+        first, data
+    )
     saved = next((run / "checkpoints").glob("*.safetensors"))
     later = Engine(tmp_path, max_epochs=2, accelerator="cpu", enable_progress_bar=False)
     later.fit(second, data, ckpt_path=saved)

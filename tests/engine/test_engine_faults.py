@@ -23,7 +23,10 @@ from anomalib_nb.processing.pre import PreProcessor
 def fitted(root):
     model = PatchCore(weights="random", coreset_sampling_ratio=0.05)
     model.pre = PreProcessor(size=64)
-    engine, data = Engine(root, accelerator="cpu", enable_progress_bar=False), DemoData(train=4, test=8, size=64, eval_batch_size=2)
+    engine, data = (
+        Engine(root, accelerator="cpu", enable_progress_bar=False),
+        DemoData(train=4, test=8, size=64, eval_batch_size=2),
+    )
     engine.fit(model, data)
     return engine, model, data
 
@@ -63,11 +66,18 @@ def test_a_full_disk_keeps_what_was_written(tmp_path, monkeypatch):
 def test_a_full_disk_while_saving_a_model_keeps_the_old_one(tmp_path, monkeypatch):
     engine, model, data = fitted(tmp_path)
     before = (engine.run / "model/metadata.json").read_text()
-    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
+    )
     with pytest.raises(OSError, match="No space"):
         model.save(engine.run / "model")
     assert (engine.run / "model/metadata.json").read_text() == before
-    assert sorted(p.name for p in (engine.run / "model").iterdir()) == ["metadata.json", "model.safetensors"]
+    assert sorted(p.name for p in (engine.run / "model").iterdir()) == [
+        "metadata.json",
+        "model.safetensors",
+    ]
 
 
 def test_an_error_names_the_model_the_stage_and_the_files(tmp_path, monkeypatch):
@@ -113,7 +123,9 @@ SLOW_FIT = """
 def test_ctrl_c_during_fit(tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(textwrap.dedent(SLOW_FIT))
-    job = subprocess.Popen([sys.executable, str(script), str(tmp_path / "results")], stdout=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "results")], stdout=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "results").rglob("*.safetensors")):
         assert job.poll() is None and time.monotonic() < deadline
@@ -133,7 +145,9 @@ def test_a_killed_fit_leaves_a_whole_checkpoint(tmp_path):
 
     script = tmp_path / "slow.py"
     script.write_text(textwrap.dedent(SLOW_FIT))
-    job = subprocess.Popen([sys.executable, str(script), str(tmp_path / "results")], stdout=subprocess.DEVNULL)
+    job = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "results")], stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "results").rglob("*.safetensors")):
         assert job.poll() is None and time.monotonic() < deadline

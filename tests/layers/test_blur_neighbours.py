@@ -29,7 +29,11 @@ class Memory(nn.Module):
 def exported_numbers(module, image, runtime, folder):
     if runtime == "openvino":
         openvino = pytest.importorskip("openvino")
-        compiled = openvino.compile_model(openvino.convert_model(module, example_input=image), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino.compile_model(
+            openvino.convert_model(module, example_input=image),
+            "CPU",
+            {"INFERENCE_PRECISION_HINT": "f32"},
+        )
         return [np.array(v) for v in compiled(image.numpy()).values()]
     onnxruntime = pytest.importorskip("onnxruntime")
     path = str(folder / "m.onnx")
@@ -68,7 +72,13 @@ def test_blur_exports(runtime, tmp_path):
 
 
 @settings(max_examples=30, deadline=None)
-@given(n=st.integers(1, 50), m=st.integers(1, 60), c=st.integers(1, 9), k=st.integers(1, 5), seed=st.integers(0, 99))
+@given(
+    n=st.integers(1, 50),
+    m=st.integers(1, 60),
+    c=st.integers(1, 9),
+    k=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
 def test_nearest_equals_all_distances(n, m, c, k, seed):
     queries, bank, k = noise(n, c, seed=seed), noise(m, c, seed=seed + 1), min(k, m)
     distances, indices = nearest(queries, bank, k)

@@ -29,7 +29,9 @@ CLOUDS = {
     "uneven": torch.cat([noise(200, 12), 0.1 * noise(2500, 12, seed=1)]),
     "far from the origin": noise(1000, 16) + 50,
     "grid": torch.cartesian_prod(torch.arange(35.0), torch.arange(35.0)),
-    "clusters": noise(1, 8, seed=2).repeat(1500, 1) + torch.randint(5, (1500, 1), generator=torch.Generator().manual_seed(0)) * 3 + 1e-3 * noise(1500, 8),
+    "clusters": noise(1, 8, seed=2).repeat(1500, 1)
+    + torch.randint(5, (1500, 1), generator=torch.Generator().manual_seed(0)) * 3
+    + 1e-3 * noise(1500, 8),
 }
 
 
@@ -49,7 +51,13 @@ def test_blocks_change_nothing(monkeypatch):
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(1, 60), c=st.integers(1, 3), levels=st.integers(1, 6), seed=st.integers(0, 999), data=st.data())
+@given(
+    n=st.integers(1, 60),
+    c=st.integers(1, 3),
+    levels=st.integers(1, 6),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
 def test_ties_and_copies(n, c, levels, seed, data):
     x = torch.randint(levels, (n, c), generator=torch.Generator().manual_seed(seed)).float()
     different = len(x.unique(dim=0))
@@ -77,7 +85,11 @@ def test_the_reference_sequence(shared):
     from safetensors.torch import load_file
 
     golden = load_file(shared / "golden" / "patchcore.safetensors")
-    e = {k.removeprefix("expected/"): v for k, v in golden.items() if k.startswith("expected/coreset") or "fit_embedding" in k}
+    e = {
+        k.removeprefix("expected/"): v
+        for k, v in golden.items()
+        if k.startswith("expected/coreset") or "fit_embedding" in k
+    }
     projected = e["fit_embedding"] @ e["coreset_projection"].T
     picked = coreset(projected, count=128, projection=False, start=int(e["coreset_first_index"]))
     assert torch.equal(picked, e["coreset_indices"])
@@ -97,7 +109,9 @@ def test_seed_decides_and_global_generators_do_not():
 def test_projection_can_be_made_apart():
     x = noise(900, 600)
     matrix = projection_matrix(600, len(x), seed=5)
-    apart = coreset(torch.cat([part @ matrix.T for part in x.split(100)]), 0.1, seed=5, projection=False)
+    apart = coreset(
+        torch.cat([part @ matrix.T for part in x.split(100)]), 0.1, seed=5, projection=False
+    )
     assert len(set(apart.tolist()) & set(coreset(x, 0.1, seed=5).tolist())) >= 88
 
 
@@ -112,8 +126,13 @@ def test_a_memory_map_will_do(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"ratio": 0.0}, "ratio"), ({"ratio": 1.5}, "ratio"), ({"ratio": 0.01}, "at least one"),
-     ({"count": 21}, "Expected 1 to 20"), ({"count": 5, "start": 20}, "Expected 0 to 19")],
+    [
+        ({"ratio": 0.0}, "ratio"),
+        ({"ratio": 1.5}, "ratio"),
+        ({"ratio": 0.01}, "at least one"),
+        ({"count": 21}, "Expected 1 to 20"),
+        ({"count": 5, "start": 20}, "Expected 0 to 19"),
+    ],
 )
 def test_what_cannot_be_asked(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -33,10 +33,14 @@ def test_real_weights(shared, backbone):
 
 def test_weights_are_found_in_the_data_folder(shared, monkeypatch, tmp_path):
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "mobilenetv2_035.safetensors").symlink_to(shared / "weights" / "mobilenetv2_035.safetensors")
+    (tmp_path / "weights" / "mobilenetv2_035.safetensors").symlink_to(
+        shared / "weights" / "mobilenetv2_035.safetensors"
+    )
     monkeypatch.setenv("ANOMALIB_NB__DATA__ROOT", str(tmp_path))
     found = FeatureExtractor("mobilenetv2_035", ["blocks.2"])(IMAGE)[0]
-    named = FeatureExtractor("mobilenetv2_035", ["blocks.2"], tmp_path / "weights" / "mobilenetv2_035.safetensors")
+    named = FeatureExtractor(
+        "mobilenetv2_035", ["blocks.2"], tmp_path / "weights" / "mobilenetv2_035.safetensors"
+    )
     assert torch.equal(found, named(IMAGE)[0])
 
 
@@ -52,7 +56,9 @@ def test_a_file_of_another_network(shared):
 
 def test_a_file_of_another_width(shared):
     with pytest.raises(ValueError, match="has shape"):
-        FeatureExtractor("mobilenetv2_100", ["blocks.2"], shared / "weights" / "mobilenetv2_035.safetensors")
+        FeatureExtractor(
+            "mobilenetv2_100", ["blocks.2"], shared / "weights" / "mobilenetv2_035.safetensors"
+        )
 
 
 def test_no_network_is_asked(monkeypatch, tmp_path):
@@ -67,8 +73,15 @@ def test_no_network_is_asked(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("backbone", "layers"),
-    [("resnet18", ["layer3", "layer1"]), ("mobilenetv2_035", ["blocks.4", "blocks.2"]), ("test_vit", ["blocks.4", "blocks.1"]),
-     ("test_vit3", ["blocks.1"]), ("efficientnet_b0", ["blocks.2"]), ("convnext_atto", ["stages.1"]), ("regnety_004", ["s2"])],
+    [
+        ("resnet18", ["layer3", "layer1"]),
+        ("mobilenetv2_035", ["blocks.4", "blocks.2"]),
+        ("test_vit", ["blocks.4", "blocks.1"]),
+        ("test_vit3", ["blocks.1"]),
+        ("efficientnet_b0", ["blocks.2"]),
+        ("convnext_atto", ["stages.1"]),
+        ("regnety_004", ["s2"]),
+    ],
 )
 def test_shapes_are_known_beforehand(backbone, layers):
     extractor = FeatureExtractor(backbone, layers, "random")
@@ -93,7 +106,9 @@ def test_random_is_the_same_every_time(backbone):
 
 
 def test_frozen_inside_a_model():
-    parent = torch.nn.Sequential(FeatureExtractor("resnet18", ["layer1"], "random"), torch.nn.Identity()).train()
+    parent = torch.nn.Sequential(
+        FeatureExtractor("resnet18", ["layer1"], "random"), torch.nn.Identity()
+    ).train()
     before = {k: v.clone() for k, v in parent.state_dict().items()}
     parent(IMAGE)
     assert all(torch.equal(v, before[k]) for k, v in parent.state_dict().items())
@@ -111,13 +126,20 @@ def test_the_reference_backbone_state_fits(shared):
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-@pytest.mark.parametrize(("backbone", "layers"), [("mobilenetv2_035", ["blocks.4", "blocks.2"]), ("test_vit", ["blocks.3"])])
+@pytest.mark.parametrize(
+    ("backbone", "layers"),
+    [("mobilenetv2_035", ["blocks.4", "blocks.2"]), ("test_vit", ["blocks.3"])],
+)
 def test_exports(runtime, backbone, layers, tmp_path):
     extractor = FeatureExtractor(backbone, layers, "random")
     if runtime == "openvino":
         openvino = pytest.importorskip("openvino")
         graph = openvino.convert_model(extractor, example_input=IMAGE)
-        found = list(openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(IMAGE.numpy()).values())
+        found = list(
+            openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+                IMAGE.numpy()
+            ).values()
+        )
     else:
         onnxruntime = pytest.importorskip("onnxruntime")
         torch.onnx.export(extractor, (IMAGE,), str(tmp_path / "m.onnx"), dynamo=True, verbose=False)
@@ -129,7 +151,12 @@ def test_exports(runtime, backbone, layers, tmp_path):
 
 @pytest.mark.parametrize(
     ("backbone", "layers", "message"),
-    [("resnet18", ["layer9"], "layer1, layer2"), ("resnet18", [], "No layer"), ("resnet18", [7], "no layer 7"), ("resnet81", ["layer1"], "resnet")],
+    [
+        ("resnet18", ["layer9"], "layer1, layer2"),
+        ("resnet18", [], "No layer"),
+        ("resnet18", [7], "no layer 7"),
+        ("resnet81", ["layer1"], "resnet"),
+    ],
 )
 def test_what_cannot_be_asked(backbone, layers, message):
     with pytest.raises(ValueError, match=message):
@@ -143,10 +170,14 @@ def test_embedded(layers):
     extractor = FeatureExtractor("embedded", layers)
     whole = EmbeddedBackbone().eval()
     maps = dict(zip(whole.layers, whole(IMAGE)))
-    for name, found, c, s in zip(extractor.layers, extractor(IMAGE), extractor.channels, extractor.strides, strict=True):
+    for name, found, c, s in zip(
+        extractor.layers, extractor(IMAGE), extractor.channels, extractor.strides, strict=True
+    ):
         torch.testing.assert_close(found, maps[name])
         assert found.shape == (2, c, 64 // s, 96 // s)
-    assert sum(p.numel() for p in FeatureExtractor("embedded", ["layer1"]).parameters()) < 0.2 * sum(p.numel() for p in whole.parameters())
+    assert sum(
+        p.numel() for p in FeatureExtractor("embedded", ["layer1"]).parameters()
+    ) < 0.2 * sum(p.numel() for p in whole.parameters())
 
 
 def test_embedded_with_other_weights(tmp_path):

@@ -22,7 +22,12 @@ def golden(shared):
 
 def test_patchcore_predicts_like_the_reference(golden):
     g = golden("patchcore")
-    model = from_reference(g.state, "PatchCore", backbone=g.meta["backbone"], layers=tuple(g.meta["constructor"]["layers"]))
+    model = from_reference(
+        g.state,
+        "PatchCore",
+        backbone=g.meta["backbone"],
+        layers=tuple(g.meta["constructor"]["layers"]),
+    )
     image = g.input["image"]
     g.check("embedding", patches(embed(model.backbone(image))))
     said = model(image)
@@ -47,7 +52,9 @@ def test_thresholds_decide_like_the_references(shared):
 
 def test_a_state_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not fit PatchCore"):
-        from_reference({"memory_bank": torch.ones(2, 2)}, "PatchCore", backbone="test_resnet.r160_in1k")
+        from_reference(
+            {"memory_bank": torch.ones(2, 2)}, "PatchCore", backbone="test_resnet.r160_in1k"
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"\x80\x04."])
@@ -74,10 +81,19 @@ def test_named_strings_of_the_reference_become_strings(tmp_path):
     from enum import Enum
 
     module = types.ModuleType("anomalib.precision")
-    module.Precision = Enum("Precision", {"FLOAT32": "float32"}, type=str, module="anomalib.precision", qualname="Precision")
+    module.Precision = Enum(
+        "Precision",
+        {"FLOAT32": "float32"},
+        type=str,
+        module="anomalib.precision",
+        qualname="Precision",
+    )
     sys.modules.update({"anomalib": types.ModuleType("anomalib"), "anomalib.precision": module})
     try:
-        torch.save({"state_dict": {}, "hyper_parameters": {"precision": module.Precision.FLOAT32}}, tmp_path / "e.ckpt")
+        torch.save(
+            {"state_dict": {}, "hyper_parameters": {"precision": module.Precision.FLOAT32}},
+            tmp_path / "e.ckpt",
+        )
     finally:
         del sys.modules["anomalib"], sys.modules["anomalib.precision"]
     read = read_checkpoint(tmp_path / "e.ckpt")["hyper_parameters"]["precision"]

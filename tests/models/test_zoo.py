@@ -11,7 +11,9 @@ def test_model_keeps_its_promises(name):
     assert set(check_model(MODELS.get(name))) >= {"signature", "output", "pure", "saving", "export"}
 
 
-@pytest.mark.parametrize("spelling", ["PatchCore", "patchcore", "Patch_Core", "patch-core", "PATCHCORE"])
+@pytest.mark.parametrize(
+    "spelling", ["PatchCore", "patchcore", "Patch_Core", "patch-core", "PATCHCORE"]
+)
 def test_names_resolve_however_they_are_written(spelling):
     assert type(get_model(spelling, weights="random")).__name__ == "PatchCore"
 

@@ -28,12 +28,24 @@ def session(tmp_path):
 
 def run_of(count=12, **attributes) -> Predictions:
     made = example_run(count)
-    rows = {"pred_score": made.pred_score, "gt_label": made.gt_label == 1, "anomaly_map": made.anomaly_map}
+    rows = {
+        "pred_score": made.pred_score,
+        "gt_label": made.gt_label == 1,
+        "anomaly_map": made.anomaly_map,
+    }
     return Predictions.from_batches([rows], **attributes)
 
 
 def test_the_steps_are_found():
-    assert list_steps() == ["DataStep", "ExportStep", "ModelStep", "ThresholdStep", "TrainStep", "VisualizeStep", "Workbench"]
+    assert list_steps() == [
+        "DataStep",
+        "ExportStep",
+        "ModelStep",
+        "ThresholdStep",
+        "TrainStep",
+        "VisualizeStep",
+        "Workbench",
+    ]
 
 
 @pytest.mark.parametrize("name", list_steps())
@@ -61,7 +73,11 @@ def test_a_step_follows_predictions_that_come_later(session):
 
 def test_a_dragged_threshold_decides_in_model_and_predictions(session):
     session.predictions = run_of(image_threshold=0.45, pixel_threshold=0.3)
-    session.model.post.image_sensitivity, session.model.post.image_min, session.model.post.image_max = 0.7, 0.0, 1.0
+    (
+        session.model.post.image_sensitivity,
+        session.model.post.image_min,
+        session.model.post.image_max,
+    ) = 0.7, 0.0, 1.0
     step = ThresholdStep(session)
     step.views.curves.set_state({"threshold": 0.6})
     step.views.heat_map.set_state({"threshold": 0.2})
@@ -96,7 +112,12 @@ class Wire(BaseComm):
         self.sent.append((msg_type, data or {}))
 
     def browser(self, **state):
-        self.handle_msg({"content": {"data": {"method": "update", "state": state, "buffer_paths": []}}, "buffers": []})
+        self.handle_msg(
+            {
+                "content": {"data": {"method": "update", "state": state, "buffer_paths": []}},
+                "buffers": [],
+            }
+        )
 
     def updates(self):
         return [data["state"] for _, data in self.sent if data.get("method") == "update"]
@@ -106,12 +127,16 @@ def test_linked_widgets_do_not_send_back_what_the_browser_knows(monkeypatch):
     monkeypatch.setattr(comm, "create_comm", Wire)
     histogram, gallery = ScoreHistogram(example_run()), Gallery(example_run())
     links = link("threshold", histogram, gallery)
-    assert [l.source for l in links] == [(histogram, "threshold")] and [l.target for l in links] == [(gallery, "threshold")]
+    assert [l.source for l in links] == [(histogram, "threshold")] and [
+        l.target for l in links
+    ] == [(gallery, "threshold")]
     for widget in (histogram, gallery):
         widget.comm.sent.clear()
     histogram.comm.browser(threshold=0.6)
     assert gallery.threshold == gallery.state.threshold == 0.6
-    assert histogram.comm.updates() == gallery.comm.updates() == [], "an echo would fight the hand that drags"
+    assert histogram.comm.updates() == gallery.comm.updates() == [], (
+        "an echo would fight the hand that drags"
+    )
     gallery.threshold = 0.7
     assert histogram.threshold == 0.7
     assert histogram.comm.updates() == gallery.comm.updates() == [{"threshold": 0.7}]
@@ -133,7 +158,10 @@ def test_stop_ends_after_the_batch_and_leaves_a_usable_model(session):
     step.go.click()
     assert step.wait(120) == {} and seen.count("training") == 1 < 12
     assert session.model.bank.numel() and not np.isnan(session.model.post.image_threshold)
-    assert len(session.predictions) == len(session.data.dataset("test")) and step.stage.value == "stopped, and calibrated"
+    assert (
+        len(session.predictions) == len(session.data.dataset("test"))
+        and step.stage.value == "stopped, and calibrated"
+    )
     assert not step.go.disabled and step.halt.disabled and session.engine.callbacks == []
 
 
@@ -158,11 +186,17 @@ def test_an_error_in_training_is_shown_and_raised(session):
     step.start()
     with pytest.raises(RuntimeError, match="the camera is gone"):
         step.wait(120)
-    assert "the camera is gone" in step.note.value and step.error is not None and step.stage.value == "failed"
+    assert (
+        "the camera is gone" in step.note.value
+        and step.error is not None
+        and step.stage.value == "failed"
+    )
     assert not step.go.disabled
 
 
-@pytest.mark.parametrize("text", ["root=open('x')", "root=[1 for _ in 'a']", "a=1; b=2", "a=", "root=f'{1}'"])
+@pytest.mark.parametrize(
+    "text", ["root=open('x')", "root=[1 for _ in 'a']", "a=1; b=2", "a=", "root=f'{1}'"]
+)
 def test_arguments_are_literals_only(text):
     with pytest.raises(ValueError, match="not a list of arguments"):
         arguments_of(text)

@@ -27,7 +27,12 @@ class Wire(BaseComm):
         self.sent.append((msg_type, data or {}, buffers or []))
 
     def front_end(self, **state):
-        self.handle_msg({"content": {"data": {"method": "update", "state": state, "buffer_paths": []}}, "buffers": []})
+        self.handle_msg(
+            {
+                "content": {"data": {"method": "update", "state": state, "buffer_paths": []}},
+                "buffers": [],
+            }
+        )
 
     def states(self, method="update"):
         return [data["state"] for _, data, _ in self.sent if data.get("method") == method]
@@ -57,8 +62,26 @@ def test_every_widget_keeps_the_rules(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_traits_of_one_kind_have_one_name(name):
-    known = {"anomaly_map", "shape", "image", "tiles", "limits", "threshold", "image_threshold", "opacity", "mode", "index",
-             "pred_score", "gt_label", "names", "ids", "show", "bins", "log", "kind"}
+    known = {
+        "anomaly_map",
+        "shape",
+        "image",
+        "tiles",
+        "limits",
+        "threshold",
+        "image_threshold",
+        "opacity",
+        "mode",
+        "index",
+        "pred_score",
+        "gt_label",
+        "names",
+        "ids",
+        "show",
+        "bins",
+        "log",
+        "kind",
+    }
     assert set(synced(get_widget(name))) <= known
 
 
@@ -96,9 +119,14 @@ def test_choosing_an_image_sends_its_map(wire):
     missing = next(i for i in range(len(run)) if i not in heat_map.state.shown)
     heat_map.comm.sent.clear()
     heat_map.comm.front_end(index=missing)
-    (data, buffers), = [(d, b) for _, d, b in heat_map.comm.sent if ["anomaly_map"] in d.get("buffer_paths", [])]
+    ((data, buffers),) = [
+        (d, b) for _, d, b in heat_map.comm.sent if ["anomaly_map"] in d.get("buffer_paths", [])
+    ]
     assert data["state"]["tiles"][0]["index"] == missing
-    assert np.array_equal(np.frombuffer(buffers[data["buffer_paths"].index(["anomaly_map"])], "<f4"), run.anomaly_map[missing].ravel())
+    assert np.array_equal(
+        np.frombuffer(buffers[data["buffer_paths"].index(["anomaly_map"])], "<f4"),
+        run.anomaly_map[missing].ravel(),
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None, "high"])
@@ -120,7 +148,9 @@ def test_an_unknown_trait_is_named(name):
 
 def test_the_rule_is_float32_on_both_sides():
     score = np.float32(0.1)
-    histogram = get_widget("ScoreHistogram")(np.array([score, 0.05], np.float32), gt_label=[1, 0], threshold=0.1)
+    histogram = get_widget("ScoreHistogram")(
+        np.array([score, 0.05], np.float32), gt_label=[1, 0], threshold=0.1
+    )
     assert float(score) > 0.1 and histogram.counts["tp"] == 1
     histogram.threshold = float(np.nextafter(score, np.float32(1)))
     assert histogram.counts["tp"] == 0
@@ -133,7 +163,9 @@ def test_curves_agree_with_scikit_learn():
         score, label = rng.random(200).round(decimals).astype(np.float32), rng.integers(0, 2, 200)
         state = get_widget("Curves")(score, gt_label=label).state
         assert state.area("roc") == pytest.approx(sklearn.roc_auc_score(label, score), abs=1e-12)
-        assert state.area("pr") == pytest.approx(sklearn.average_precision_score(label, score), abs=1e-12)
+        assert state.area("pr") == pytest.approx(
+            sklearn.average_precision_score(label, score), abs=1e-12
+        )
 
 
 def test_a_missing_picture_is_grey_and_said(tmp_path):
@@ -142,9 +174,15 @@ def test_a_missing_picture_is_grey_and_said(tmp_path):
     assert gallery.image[:2] == b"\xff\xd8"
 
 
-@pytest.mark.parametrize("source, arguments, message", [
-    ([], {}, "empty"), ([0.1, math.nan], {}, "NaN"), ([0.1, 0.2], {"gt_label": [1]}, "different lengths"),
-    (np.zeros((2, 4, 4)), {"pred_score": [1.0]}, "different lengths")])
+@pytest.mark.parametrize(
+    "source, arguments, message",
+    [
+        ([], {}, "empty"),
+        ([0.1, math.nan], {}, "NaN"),
+        ([0.1, 0.2], {"gt_label": [1]}, "different lengths"),
+        (np.zeros((2, 4, 4)), {"pred_score": [1.0]}, "different lengths"),
+    ],
+)
 def test_columns_that_do_not_fit_are_explained(source, arguments, message):
     with pytest.raises(ValueError, match=message):
         read_run(source, **arguments)
