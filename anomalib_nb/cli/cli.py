@@ -7,10 +7,10 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/cli/cli.html.md"""
 # %% auto #0
 __all__ = ['REGISTRIES', 'NOT_AS_TEXT', 'FIRST_NOTEBOOK', 'COMMANDS', 'HERE', 'EXPECTED_ERRORS', 'HELP', 'Argument', 'documented',
            'passed_on', 'definition', 'arguments_of', 'narrowest_first', 'kind_of', 'choose', 'read_config', 'value_of',
-           'normalised', 'CustomHelpFormatter', 'form_of', 'add_option', 'add_choice', 'add_engine', 'unknown_option',
-           'readable', 'aligned', 'fit', 'opened', 'built', 'data_of', 'test', 'validate', 'train', 'answers',
-           'predict', 'export', 'refitted', 'threshold', 'models', 'first_notebook', 'lab_command', 'notebook',
-           'overview', 'parser_of', 'engine_of', 'AnomalibCLI', 'say', 'note', 'run_command', 'main']
+           'normalised', 'CustomHelpFormatter', 'spelled_out', 'form_of', 'add_option', 'add_choice', 'add_engine',
+           'unknown_option', 'readable', 'aligned', 'fit', 'opened', 'built', 'data_of', 'test', 'validate', 'train',
+           'answers', 'predict', 'export', 'refitted', 'threshold', 'models', 'first_notebook', 'lab_command',
+           'notebook', 'overview', 'parser_of', 'engine_of', 'AnomalibCLI', 'say', 'note', 'run_command', 'main']
 
 # %% ../../nbs/cli/00_cli.ipynb #3486f9d3
 import ast
@@ -205,13 +205,24 @@ class CustomHelpFormatter(DefaultHelpFormatter):
     def add_usage(self, usage: str, actions: Iterable, groups: Iterable, prefix: str | None = None) -> None:
         super().add_usage(f"{self._prog} [options]", [], [], prefix)
 
+# %% ../../nbs/cli/00_cli.ipynb #46f9189b
+def spelled_out(
+    argument: Argument,  # read from its source
+) -> str:  # its type
+    "An argument's type, with a choice's own name replaced by what can be chosen."
+    if argument.hint in ("Any", "Path") or not argument.hint[:1].isupper():
+        return argument.hint
+    folder = Path(find_spec(argument.owner.rpartition(".")[0]).origin).parent
+    named = re.search(rf"^{re.escape(argument.hint)} = (Literal\[.*?\])", "\n".join(sources(folder).values()), re.M | re.S)
+    return named[1] if named else argument.hint
+
 # %% ../../nbs/cli/00_cli.ipynb #53fc7d74
 def form_of(
     argument: Argument,  # read from its source
 ) -> tuple[str, str]:  # what stands behind the option, and what it means
     "An option's value in a word, and its meaning in a line."
     said = f"{argument.said} [{argument.default}]" if argument.default not in ("", "None") else argument.said
-    choices = re.search(r"Literal(\[.*?\])", argument.hint)
+    choices = re.search(r"Literal(\[.*?\])", spelled_out(argument), re.S)
     if choices:
         return "CHOICE", f"{' | '.join(ast.literal_eval(choices[1]))}: {said}"
     return argument.hint.replace(" | None", ""), said
@@ -294,10 +305,10 @@ def readable(
 ) -> str:
     "An error of the parser in the house's sentences."
     text = str(error)
-    wrong = re.search(r'Parser key "(?:\w+\.)?(\w+)".*Got value: (.*)', text, re.S)
-    hints = {a.name: a.hint for a in arguments}
-    if wrong and wrong[1] in hints:
-        return explain(f"{wrong[1]} is {wrong[2].strip()!r}", f"Expected {hints[wrong[1]]}")
+    wrong = re.search(r'Parser key "([\w.]+)".*(?:Got|Given) value: (.*)', text, re.S)
+    hints = {a.name: spelled_out(a) for a in arguments}
+    if wrong and (name := wrong[1].rpartition(".")[2]) in hints:
+        return explain(f"--{wrong[1]} is {wrong[2].strip()!r}", f"Expected {hints[name]}")
     return explain(" ".join(text.split()))
 
 # %% ../../nbs/cli/00_cli.ipynb #57a7f161
