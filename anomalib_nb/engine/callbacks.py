@@ -48,16 +48,17 @@ class Recording(Callback):
     def __init__(
         self,
         path: Path,  # of the zarr folder
-        images: bool = False,  # keep small pictures too, for data that has no files
         **attrs: Any,  # plain data kept with the run: names of model and data set
     ):
-        self.path, self.images, self.attrs = path, images, attrs
+        self.path, self.attrs = path, attrs
         self.writer: PredictionsWriter | None = None
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.writer = PredictionsWriter(self.path, images=self.images, **self.attrs, **thresholds(module.post))
+        self.writer = PredictionsWriter(self.path, **self.attrs, **thresholds(module.post))
 
     def _listen(self, trainer: Trainer, module: LightningModule, said: Batch, *args: Any) -> None:
+        if not len(self.writer):
+            self.writer.images = not Path(said.image_path[0]).is_file()
         self.writer.append(said)
 
     on_test_epoch_start = on_predict_epoch_start = _start

@@ -210,7 +210,7 @@ def measure(
     datamodule.size = model.pre.size
     run = self.open_run(model, datamodule)
     listener = Evaluation(self.evaluator or Evaluator([AUROC, F1Max, AUPRO]))
-    scribe = Recording(run / f"{verb}.zarr", images=True, model=type(model).__name__, dataset=datamodule.name)
+    scribe = Recording(run / f"{verb}.zarr", model=type(model).__name__, dataset=datamodule.name)
     with self.stage(verb, model, datamodule, [listener] + [scribe] * (verb == "test")) as trainer:
         getattr(trainer, verb)(model, datamodule=datamodule, verbose=False)
     write_json(run / "metrics.json", {**listener.results, "thresholds_fitted_on": model.post.fitted_on})
@@ -256,7 +256,7 @@ def predict(
     "Scores, maps and decisions for images."
     named = isinstance(source, AnomalibDataModule)
     run = self.open_run(model, source)
-    scribe = Recording(run / "predict.zarr", images=True, model=type(model).__name__, dataset=getattr(source, "name", "images"))
+    scribe = Recording(run / "predict.zarr", model=type(model).__name__, dataset=getattr(source, "name", "images"))
     if named:
         source.size = model.pre.size
     images = source.test_dataloader() if named else loader(predict_dataset(source, model.pre.size))
