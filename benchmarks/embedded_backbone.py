@@ -1,6 +1,6 @@
 """Train the embedded backbone, or measure it against others with a plain PatchCore.
 
-    python benchmarks/embedded_backbone.py train --teacher mobilenetv2_100.safetensors --steps 6000 --out new.safetensors
+    python benchmarks/embedded_backbone.py train --teacher mobilenetv2_100.safetensors --steps 1500 --fall 0 --out new.safetensors
     python benchmarks/embedded_backbone.py evaluate --data magnetic_tile dobot_cubes --weights weights/
 
 `evaluate` follows PatchCore (Roth et al. 2022): stages of stride 8 and 16, 3x3 average pooling, a
