@@ -1,12 +1,14 @@
-// ---- colours: 256 shades, from nothing over violet and orange to pale yellow ----
+// ---- colours: a glow that grows towards the threshold, from nothing over violet and red to pale yellow ----
 const STOPS = [[0, 0, 4], [60, 15, 110], [140, 41, 129], [221, 73, 104], [253, 159, 108], [252, 253, 191]];
 const rgba = (r, g, b, a) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;
 
-function shades(opacity) {
+function shades(opacity, [low, high], threshold) {
   return Uint32Array.from({ length: 256 }, (_, i) => {
-    const x = (i / 255) * (STOPS.length - 1), k = Math.min(STOPS.length - 2, Math.floor(x));
+    const near = Math.min(1, ((i / 255) * (high - low)) / Math.max(1e-12, threshold - low));   // 1 at the threshold
+    const x = near * (STOPS.length - 1), k = Math.min(STOPS.length - 2, Math.floor(x));
     const [r, g, b] = STOPS[k].map((c, j) => Math.round(c + (x - k) * (STOPS[k + 1][j] - c)));
-    return rgba(r, g, b, Math.round(255 * opacity * Math.min(1, 2.5 * (i / 255))));
+    const rise = Math.max(0, (near - 0.4) / 0.6);
+    return rgba(r, g, b, Math.round(255 * opacity * rise * rise * (3 - 2 * rise)));
   });
 }
 
@@ -105,7 +107,7 @@ function render({ model, el }) {
     redraw();
   };
   const redraw = () => {
-    const [, h, w] = model.get("shape"), opacity = model.get("opacity"), palette = shades(opacity), size = h * w;
+    const [, h, w] = model.get("shape"), opacity = model.get("opacity"), palette = shades(opacity, model.get("limits"), model.get("threshold")), size = h * w;
     let total = 0;
     tiles.forEach((t, i) => {
       const part = [i * size, (i + 1) * size];
