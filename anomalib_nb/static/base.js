@@ -41,15 +41,12 @@ function judge(score, label, threshold) {
   return { ...n, precision: n.tp / (n.tp + n.fp), recall: n.tp / (n.tp + n.fn), f1: (2 * n.tp) / (2 * n.tp + n.fp + n.fn) };
 }
 
-// ---- writing: the browser redraws at once, Python hears every `wait` ms and always the last value ----
-function writer(model, wait = 60) {
-  let timer = 0, last = 0;
-  const save = () => { timer = 0; last = Date.now(); model.save_changes(); };
-  return (name, value) => {
-    model.set(name, value);
-    timer ||= setTimeout(save, Math.max(0, last + wait - Date.now()));
-  };
-}
+// ---- writing: handed over at once. Jupyter keeps one message in flight and then sends the last value;
+// a delay of our own would let the echo of an older message undo a move that was not yet sent ----
+const writer = (model) => (name, value) => {
+  model.set(name, value);
+  model.save_changes();
+};
 
 // ---- listening: many changes of one message lead to one redraw ----
 function listen(model, names, redraw) {

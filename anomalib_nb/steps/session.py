@@ -128,6 +128,8 @@ def mirror(
     "Let a trait follow another one in Python, without sending what the browser knows."
 
     def copy(change):
+        if getattr(target, other) == change.new:
+            return  # a second lock would end the one that is held, and the next widget would be sent old news
         from_browser = name in source._property_lock
         with target._lock_property(**{other: change.new}) if from_browser else nullcontext():
             setattr(target, other, change.new)

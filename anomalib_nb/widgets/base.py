@@ -240,7 +240,7 @@ class Finite(traitlets.Float):
         default: float = 0.0,  # initial value
     ):
         super().__init__(default)
-        self.tag(sync=True)
+        self.tag(sync=True, echo_update=False)
 
     def validate(self, obj, value) -> float:
         value = super().validate(obj, float(value) if isinstance(value, (np.floating, np.integer)) else value)

@@ -65,7 +65,7 @@ class Gallery(Widget):
     names = traitlets.List().tag(sync=True)
     ids = traitlets.List().tag(sync=True)
     threshold = Finite()
-    index = traitlets.Int(-1).tag(sync=True)
+    index = traitlets.Int(-1).tag(sync=True, echo_update=False)
     show = traitlets.Enum(["all", "wrong", "anomalous", "normal"], "all").tag(sync=True)
 
     def __init__(

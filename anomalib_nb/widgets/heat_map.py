@@ -108,7 +108,7 @@ class HeatMap(Widget):
     image_threshold = Finite()
     opacity = traitlets.Float(0.55, min=0, max=1).tag(sync=True)
     mode = traitlets.Enum(["heat", "mask", "outline"], "heat").tag(sync=True)
-    index = traitlets.Int(-1).tag(sync=True)
+    index = traitlets.Int(-1).tag(sync=True, echo_update=False)
 
     def __init__(
         self,

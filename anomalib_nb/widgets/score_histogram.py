@@ -55,7 +55,7 @@ class ScoreHistogram(Widget):
     limits = traitlets.Tuple(Finite(), Finite(), default_value=(0.0, 1.0)).tag(sync=True)
     bins = traitlets.Int(30, min=1, max=400).tag(sync=True)
     threshold = Finite()
-    index = traitlets.Int(-1).tag(sync=True)
+    index = traitlets.Int(-1).tag(sync=True, echo_update=False)
     log = traitlets.Bool(False).tag(sync=True)
 
     def __init__(

@@ -48,6 +48,7 @@ def test_quickstart(notebook, page, shots):
         if f"{moved:.3f}" in (after := notebook.run(report)):
             break
         page.wait_for_timeout(100)
+    assert float(page.locator(".anb-score-histogram [role=slider]").get_attribute("aria-valuenow")) == moved, "it stays where it was dropped"
     assert f"image threshold of the model: {moved:.3f}" in after != before
     assert page.blocked == [], "nothing leaves this machine"
     assert page.errors == []

@@ -16,7 +16,7 @@ from anomalib_nb.steps import Session, ThresholdStep, TrainStep, Workbench, link
 from anomalib_nb.steps.data import arguments_of
 from anomalib_nb.steps.session import STEPS
 from anomalib_nb.steps.train import Listener
-from anomalib_nb.widgets import Gallery, ScoreHistogram, example_run
+from anomalib_nb.widgets import Curves, Gallery, HeatMap, ScoreHistogram, example_run
 
 
 @pytest.fixture
@@ -123,23 +123,24 @@ class Wire(BaseComm):
         return [data["state"] for _, data in self.sent if data.get("method") == "update"]
 
 
-def test_linked_widgets_do_not_send_back_what_the_browser_knows(monkeypatch):
+@pytest.mark.parametrize("mover", range(4))
+def test_linked_widgets_do_not_send_back_what_the_browser_knows(mover, monkeypatch):
+    """What is sent back while a hand drags is old news, and linked widgets would pass it round for ever."""
     monkeypatch.setattr(comm, "create_comm", Wire)
-    histogram, gallery = ScoreHistogram(example_run()), Gallery(example_run())
-    links = link("threshold", histogram, gallery)
-    assert [l.source for l in links] == [(histogram, "threshold")] and [
-        l.target for l in links
-    ] == [(gallery, "threshold")]
-    for widget in (histogram, gallery):
+    run = example_run()
+    widgets = ScoreHistogram(run), Curves(run), Gallery(run), HeatMap(run)
+    traits = ["threshold"] * 3 + ["image_threshold"]
+    links = link("threshold", *widgets[:3], (widgets[3], "image_threshold"))
+    assert [one.source for one in links] == [(widgets[0], "threshold")] * 3
+    assert [one.target for one in links] == list(zip(widgets, traits, strict=True))[1:]
+    for widget in widgets:
         widget.comm.sent.clear()
-    histogram.comm.browser(threshold=0.6)
-    assert gallery.threshold == gallery.state.threshold == 0.6
-    assert histogram.comm.updates() == gallery.comm.updates() == [], (
-        "an echo would fight the hand that drags"
-    )
-    gallery.threshold = 0.7
-    assert histogram.threshold == 0.7
-    assert histogram.comm.updates() == gallery.comm.updates() == [{"threshold": 0.7}]
+    for value in (0.6, 0.61, 0.62):
+        widgets[mover].comm.browser(**{traits[mover]: value})
+        assert [getattr(w, t) for w, t in zip(widgets, traits, strict=True)] == [value] * 4
+    assert [widget.comm.sent for widget in widgets] == [[]] * 4
+    setattr(widgets[mover], traits[mover], 0.7)
+    assert [widget.comm.updates() for widget in widgets] == [[{trait: 0.7}] for trait in traits]
 
 
 def test_stop_ends_after_the_batch_and_leaves_a_usable_model(session):

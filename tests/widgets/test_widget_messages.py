@@ -129,6 +129,17 @@ def test_choosing_an_image_sends_its_map(wire):
     )
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_what_a_hand_moves_is_not_echoed(name, wire):
+    """Linked in the browser, an echo travels from widget to widget and never comes to rest."""
+    widget = get_widget(name)(example_run())
+    widget.comm.sent.clear()
+    both = {"threshold": 0.6, "index": 3, "image_threshold": 0.5}
+    widget.comm.front_end(**{trait: value for trait, value in both.items() if widget.has_trait(trait)})
+    echoed = [state for state in widget.comm.states("echo_update")]
+    assert echoed == [] and widget.threshold == 0.6
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, None, "high"])
 def test_a_threshold_that_is_none_is_refused(value):
     heat_map = get_widget("HeatMap")(example_run())
