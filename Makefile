@@ -69,7 +69,7 @@ docs: install-test        ## check the site as far as it goes without Quarto, wr
 	@$(BIN)/python tools/docs_check.py --readme
 
 outputs: install-test     ## run the chapters with kept outputs again, keep what the policy keeps
-	@for nb in $(or $(FILES),nbs/index.ipynb nbs/tutorials nbs/models nbs/metrics nbs/visualization nbs/widgets nbs/data); do \
+	@for nb in $(or $(FILES),nbs/index.ipynb nbs/tutorials nbs/models nbs/metrics nbs/visualization nbs/widgets nbs/data nbs/guides nbs/layers); do \
 		nbdev-test --n-workers 2 --save $$nb || exit 1; done
 	@$(NBTEXT) clean $(FILES)
 

@@ -69,7 +69,7 @@ def check_trainer_arguments(
 # %% ../../nbs/engine/02_engine.ipynb #de2d55a9
 EXPECTED = ("does not have many workers", "returned `None`", "does not have a `configure_optimizers`", "Checkpoint directory",
             "smaller than the logging interval", "`isinstance(treespec", "is an instance of", "GPU available but not used", "module(s) in eval mode",
-            "You have overridden `on_after_batch_transfer`")
+            "You have overridden `on_after_batch_transfer`", "The dirpath has changed")
 
 # %% ../../nbs/engine/02_engine.ipynb #4ec5af3d
 @contextmanager

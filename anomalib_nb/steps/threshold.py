@@ -114,8 +114,9 @@ class ThresholdStep(Step):
         self,
         source: Any = None,  # Predictions, a path of some, or a Session
         limit: int = 8,  # heat maps shown: the images that went most wrong
+        **fields: Any,  # set in the session; with a model its thresholds follow
     ):
-        super().__init__(source)
+        super().__init__(source, **fields)
         self.limit, self.views, self.fitted = limit, None, {}
         self.session.watch("predictions", self.build)
         self.build()
