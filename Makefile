@@ -25,7 +25,7 @@ install:
 	@tools/setup.sh notebook,openvino,onnx
 
 quickstart: install       ## fit a detector on the embedded data, print its metrics (no network once installed)
-	@$(BIN)/python -c "from anomalib_nb.cli.quickstart import main; main()"
+	@$(BIN)/python -c "from anomalib_nb.cli.quickstart import show_quickstart; show_quickstart()"
 
 lab: install              ## the book in JupyterLab, on this machine only
 	@PANEL_INLINE=true $(BIN)/jupyter lab --ip=127.0.0.1 $$([ $$(id -u) != 0 ] || echo --allow-root) \

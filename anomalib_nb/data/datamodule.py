@@ -156,7 +156,7 @@ def loader(
     seed: int | None = None,  # shuffle, starting from it; None keeps the order
 ) -> DataLoader:  # yields Batch
     "Batches of a dataset."
-    return DataLoader(dataset, batch_size, shuffle=seed is not None, num_workers=workers, collate_fn=collate,
+    return DataLoader(dataset, batch_size=batch_size, shuffle=seed is not None, num_workers=workers, collate_fn=collate,
                       persistent_workers=workers > 0, generator=torch.Generator().manual_seed(seed or 0))
 
 # %% ../../nbs/data/02_datamodule.ipynb #dacedc42

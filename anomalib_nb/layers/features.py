@@ -7,10 +7,11 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/layers/features.html.md"""
 # %% auto #0
 __all__ = ['check_backbone', 'outline', 'stages', 'layer_names', 'StageFeatures', 'is_transformer', 'BlockFeatures',
            'load_strictly', 'offline_weights', 'seeded', 'embedded_stages', 'EmbeddedFeatures', 'build_network', 'fill',
-           'FeatureExtractor']
+           'norms_after', 'folded', 'FeatureExtractor']
 
 # %% ../../nbs/layers/00_features.ipynb #153463c7
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -251,6 +252,40 @@ def fill(
     body = getattr(network.body, "model", network.body)
     load_strictly(body, offline_weights(backbone) if weights is None else weights)
 
+# %% ../../nbs/layers/00_features.ipynb #e9b84634
+def norms_after(
+    network: nn.Module,  # in evaluation mode
+    image: Tensor,  # (1, 3, H, W)
+) -> list[tuple[str, str]]:  # names of a convolution and the batch norm that follows it
+    "Which batch norm follows which convolution."
+    made, pairs, hooks = {}, [], []
+    for name, part in network.named_modules():
+        if isinstance(part, nn.Conv2d):
+            hooks.append(part.register_forward_hook(lambda _, x, y, name=name: made.update({id(y): (name, y)})))
+        elif isinstance(part, nn.BatchNorm2d):
+            hooks.append(part.register_forward_pre_hook(lambda _, x, name=name: pairs.append((made.get(id(x[0]), ("",))[0], name))))
+    with torch.no_grad():
+        network(image)
+    for hook in hooks:
+        hook.remove()
+    return [(conv, norm) for conv, norm in pairs if conv]
+
+# %% ../../nbs/layers/00_features.ipynb #573c4c74
+def folded(
+    network: nn.Module,  # frozen, in evaluation mode
+    image: Tensor,  # (1, 3, H, W) of a size that it takes
+) -> nn.Module:  # a copy with the same outputs
+    "A copy of a network whose batch norms are folded into the convolutions before them."
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    quick = deepcopy(network)
+    for conv, norm in norms_after(network, image):
+        layer, scale = quick.get_submodule(conv), quick.get_submodule(norm)
+        rest = [part for part in (getattr(scale, "drop", None), getattr(scale, "act", None)) if part is not None]
+        quick.set_submodule(conv, fuse_conv_bn_eval(layer, scale))
+        quick.set_submodule(norm, nn.Sequential(*rest))
+    return quick.to(memory_format=torch.channels_last)
+
 # %% ../../nbs/layers/00_features.ipynb #94c8f816
 class FeatureExtractor(nn.Module):
     "Maps of some layers of a frozen, pretrained network."
@@ -271,6 +306,12 @@ class FeatureExtractor(nn.Module):
         self.network = seeded(lambda: build_network(backbone, self.indices, norm, weights is None))
         fill(self.network, backbone, weights)
         self.requires_grad_(False).eval()
+        self.__dict__["quick"] = None  # the folded copy; made when needed, never saved
+        self.register_load_state_dict_post_hook(lambda self, _: self.__dict__.update(quick=None))
+
+    def _apply(self, *args, **kwargs) -> "FeatureExtractor":
+        self.__dict__["quick"] = None
+        return super()._apply(*args, **kwargs)
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         "Stay in evaluation mode: running statistics must not follow the training images."
@@ -281,5 +322,10 @@ class FeatureExtractor(nn.Module):
         image: Tensor,  # (B, 3, H, W), normalised as the network was trained
     ) -> list[Tensor]:  # one (B, C, h, w) for each layer, in the order asked
         "The maps."
-        maps = self.network(image)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            maps = self.network(image)
+        else:
+            if self.quick is None:
+                self.__dict__["quick"] = folded(self.network, image[:1])
+            maps = self.quick(image.contiguous(memory_format=torch.channels_last))
         return [maps[index] for index in self.indices]

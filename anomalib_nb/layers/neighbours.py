@@ -73,8 +73,8 @@ def distances_to(
     return torch.stack([(queries - rows).square().sum(1).sqrt() for rows in columns], 1)
 
 # %% ../../nbs/layers/02_neighbours.ipynb #7db3130b
-TILE = 2**22  # scores held at a time: 16 MB in float32
-BANK_ROWS = 4096  # of one tile
+TILE = 2**20  # scores held at a time: 4 MB in float32, which a cache can hold
+BANK_ROWS = 1024  # of one tile
 
 # %% ../../nbs/layers/02_neighbours.ipynb #2fce1f30
 def check_bank(

@@ -131,7 +131,8 @@ class PatchCore(AnomalyModule):
             raise RuntimeError(explain("This PatchCore has no memory bank yet", fix="Call engine.fit(model, data) first"))
         embedding = self.embedding(image)
         b, _, h, w = embedding.shape
-        distances, indices = (rearrange(t[:, 0], "(b p) -> b p", b=b) for t in nearest(patches(embedding), self.bank))
+        found = nearest(patches(embedding), self.bank)
+        distances, indices = (rearrange(t[:, 0], "(b p) -> b p", b=b) for t in found)
         queries = rearrange(embedding, "b c h w -> b (h w) c")
         score = image_score(queries, distances, indices, self.bank, self.num_neighbors)
         grid = rearrange(distances, "b (h w) -> b h w", h=h)

@@ -13,7 +13,8 @@ def test_quickstart(notebook, page, shots):
     assert notebook.errors() == []
     report = page.evaluate(CELL_OF, "image threshold of the model")
     show = lambda text: page.evaluate(  # noqa: E731
-        "i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", page.evaluate(CELL_OF, text)
+        "i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')",
+        page.evaluate(CELL_OF, text),
     )
     before = notebook.run(report)
 
@@ -48,7 +49,10 @@ def test_quickstart(notebook, page, shots):
         if f"{moved:.3f}" in (after := notebook.run(report)):
             break
         page.wait_for_timeout(100)
-    assert float(page.locator(".anb-score-histogram [role=slider]").get_attribute("aria-valuenow")) == moved, "it stays where it was dropped"
+    assert (
+        float(page.locator(".anb-score-histogram [role=slider]").get_attribute("aria-valuenow"))
+        == moved
+    ), "it stays where it was dropped"
     assert f"image threshold of the model: {moved:.3f}" in after != before
     assert page.blocked == [], "nothing leaves this machine"
     assert page.errors == []

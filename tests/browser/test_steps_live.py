@@ -69,8 +69,13 @@ def test_one_hand_moves_four_views_and_the_post_processor(threshold, page, shots
     now = until(page, threshold, lambda now: now[0] == value)
     on_screen(page, ".anb-score-histogram svg")
     handle = page.locator(".anb-score-histogram [role=slider]")
-    rest = [(page.wait_for_timeout(100), float(handle.get_attribute("aria-valuenow")))[1] for _ in range(15)]
-    assert set(rest) == {value} == {known(threshold)[0]}, "linked widgets come to rest where the hand left them"
+    rest = [
+        (page.wait_for_timeout(100), float(handle.get_attribute("aria-valuenow")))[1]
+        for _ in range(15)
+    ]
+    assert set(rest) == {value} == {known(threshold)[0]}, (
+        "linked widgets come to rest where the hand left them"
+    )
     assert now[0] == now[1] == now[2] != before[0], (
         "widget, post-processor and predictions hold one threshold"
     )

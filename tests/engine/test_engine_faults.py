@@ -112,8 +112,8 @@ SLOW_FIT = """
     try:
         engine.fit(Slow(), DemoData(train=2, test=4, size=32))
     except KeyboardInterrupt as error:
-        print("SAID:", error, flush=True)
         try:
+            print("SAID:", error, flush=True)
             time.sleep(30)
         except KeyboardInterrupt:
             print("AGAIN", flush=True)

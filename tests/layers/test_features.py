@@ -28,7 +28,8 @@ def test_real_weights(shared, backbone):
     weights, own = load_file(path), plain.state_dict()
     plain.load_state_dict({k: v for k, v in weights.items() if k in own}, strict=False)
     for found, expected in zip(extractor(IMAGE), plain(IMAGE), strict=True):
-        torch.testing.assert_close(found, expected)
+        scale = float(expected.abs().max())  # folding the norms rounds differently
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
 
 
 def test_weights_are_found_in_the_data_folder(shared, monkeypatch, tmp_path):
@@ -173,7 +174,8 @@ def test_embedded(layers):
     for name, found, c, s in zip(
         extractor.layers, extractor(IMAGE), extractor.channels, extractor.strides, strict=True
     ):
-        torch.testing.assert_close(found, maps[name])
+        scale = float(maps[name].abs().max())
+        torch.testing.assert_close(found, maps[name], rtol=0, atol=1e-5 * scale)
         assert found.shape == (2, c, 64 // s, 96 // s)
     assert sum(
         p.numel() for p in FeatureExtractor("embedded", ["layer1"]).parameters()

@@ -18,7 +18,11 @@ def said(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("quickstart")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "offline"), "HOME": str(folder)}
     result = subprocess.run(
-        [sys.executable, "-c", "from anomalib_nb.cli.quickstart import main; main()"],
+        [
+            sys.executable,
+            "-c",
+            "from anomalib_nb.cli.quickstart import show_quickstart; show_quickstart()",
+        ],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -46,4 +50,4 @@ def test_make_runs_it():
         ["make", "-n", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "tools/setup.sh notebook,openvino,onnx" in plan.stdout
-    assert "anomalib_nb.cli.quickstart import main" in plan.stdout
+    assert "anomalib_nb.cli.quickstart import show_quickstart" in plan.stdout

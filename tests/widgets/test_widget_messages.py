@@ -135,7 +135,9 @@ def test_what_a_hand_moves_is_not_echoed(name, wire):
     widget = get_widget(name)(example_run())
     widget.comm.sent.clear()
     both = {"threshold": 0.6, "index": 3, "image_threshold": 0.5}
-    widget.comm.front_end(**{trait: value for trait, value in both.items() if widget.has_trait(trait)})
+    widget.comm.front_end(
+        **{trait: value for trait, value in both.items() if widget.has_trait(trait)}
+    )
     echoed = [state for state in widget.comm.states("echo_update")]
     assert echoed == [] and widget.threshold == 0.6
 
