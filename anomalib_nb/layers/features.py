@@ -6,8 +6,8 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/layers/features.html.md"""
 
 # %% auto #0
 __all__ = ['check_backbone', 'outline', 'stages', 'layer_names', 'StageFeatures', 'is_transformer', 'BlockFeatures',
-           'load_strictly', 'offline_weights', 'seeded', 'embedded_stages', 'EmbeddedFeatures', 'build_network', 'fill',
-           'norms_after', 'folded', 'FeatureExtractor']
+           'load_strictly', 'offline_weights', 'seeded', 'embedded_stages', 'EmbeddedFeatures', 'in_parts',
+           'build_network', 'fill', 'norms_after', 'folded', 'FeatureExtractor']
 
 # %% ../../nbs/layers/00_features.ipynb #153463c7
 from collections.abc import Callable, Sequence
@@ -226,6 +226,18 @@ class EmbeddedFeatures(nn.Module):
         "The map of each stage."
         return dict(zip(self.wanted, self.body(image)))
 
+# %% ../../nbs/layers/00_features.ipynb #370be110
+def in_parts(
+    network: nn.Module,  # gives a dict of maps
+    image: Tensor,  # (B, 3, H, W)
+    size: int = 8,  # images at a time on a CPU
+) -> dict[int, Tensor]:  # stage -> (B, C, h, w)
+    "A network's maps, computed a few images at a time."
+    if image.device.type != "cpu" or len(image) <= size:
+        return network(image)
+    parts = [network(part) for part in image.split(size)]
+    return {stage: torch.cat([part[stage] for part in parts]) for stage in parts[0]}
+
 # %% ../../nbs/layers/00_features.ipynb #92c0bb36
 def build_network(
     backbone: str,  # a timm name, or "embedded"
@@ -327,5 +339,5 @@ class FeatureExtractor(nn.Module):
         else:
             if self.quick is None:
                 self.__dict__["quick"] = folded(self.network, image[:1])
-            maps = self.quick(image.contiguous(memory_format=torch.channels_last))
+            maps = in_parts(self.quick, image.contiguous(memory_format=torch.channels_last))
         return [maps[index] for index in self.indices]
