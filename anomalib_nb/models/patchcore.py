@@ -20,7 +20,7 @@ from ..core.types import Batch, Prediction
 from ..layers.blur import GaussianBlur
 from ..layers.coreset import coreset
 from ..layers.features import FeatureExtractor
-from ..layers.neighbours import nearest
+from ..layers.neighbours import half_norms, nearest
 from .contract import AnomalyModule
 
 # %% ../../nbs/models/10_patchcore.ipynb #b2291713
@@ -66,6 +66,7 @@ def image_score(
     indices: Tensor,  # (B, P) which memory that is
     bank: Tensor,  # (M, C)
     num_neighbors: int,  # b; 1 means no weighting
+    norms: Tensor | None = None,  # (M,) half squared lengths of the bank, if known
 ) -> Tensor:  # (B,)
     "The worst patch's distance, weighted by how crowded its nearest memory lies."
     score, worst = distances.max(dim=1)
@@ -73,7 +74,7 @@ def image_score(
     if b == 1:
         return score
     star = queries.gather(1, worst[:, None, None].expand(-1, 1, queries.shape[2]))  # (B, 1, C)
-    crowd = bank[nearest(bank[indices.gather(1, worst[:, None])[:, 0]], bank, k=b)[1]]  # (B, b, C)
+    crowd = bank[nearest(bank[indices.gather(1, worst[:, None])[:, 0]], bank, k=b, norms=norms)[1]]  # (B, b, C)
     return score * (1 - torch.softmax((star - crowd).norm(dim=2), dim=1)[:, 0])
 
 # %% ../../nbs/models/10_patchcore.ipynb #2c4dde20
@@ -131,10 +132,11 @@ class PatchCore(AnomalyModule):
             raise RuntimeError(explain("This PatchCore has no memory bank yet", fix="Call engine.fit(model, data) first"))
         embedding = self.embedding(image)
         b, _, h, w = embedding.shape
-        found = nearest(patches(embedding), self.bank)
+        norms = half_norms(self.bank)
+        found = nearest(patches(embedding), self.bank, norms=norms)
         distances, indices = (rearrange(t[:, 0], "(b p) -> b p", b=b) for t in found)
         queries = rearrange(embedding, "b c h w -> b (h w) c")
-        score = image_score(queries, distances, indices, self.bank, self.num_neighbors)
+        score = image_score(queries, distances, indices, self.bank, self.num_neighbors, norms)
         grid = rearrange(distances, "b (h w) -> b h w", h=h)
         return Prediction(score, anomaly_map(grid, image.shape[-2:], self.blur, self.upsampling))
 
