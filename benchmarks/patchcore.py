@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--validation",
-        choices=["none", "same_as_test"],
+        choices=["none", "test"],
         default="none",
         help="images that fit also calibrates on",
     )
