@@ -41,7 +41,7 @@ FLOORS = {
     "metrics": Floor(1, ("core",), words("torchmetrics scipy")),
     "visualization": Floor(1, ("core",), words("holoviews PIL matplotlib")),
     "processing": Floor(2, BASE, words("torchvision")),
-    "data": Floor(2, BASE, words("torchvision pandas lightning av"), shared=10),
+    "data": Floor(2, BASE, words("torchvision pandas lightning tqdm av"), shared=10),
     "models": Floor(3, (*BASE, "processing"), words("lightning"), shared=10),
     "engine": Floor(4, TRAIN, words("lightning")),
     "deploy": Floor(4, TRAIN, words("lightning openvino nncf onnx onnxruntime onnxscript gradio")),
