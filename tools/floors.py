@@ -57,6 +57,8 @@ FLOORS = {
 NEIGHBOURS = {("engine", "deploy"), ("cli", "pipelines")}
 # A chapter that is the sum of its neighbours.
 SUMS = {"steps.workbench"}
+# A chapter that its neighbours are built on, although it stands among them.
+BASES = {"data.depth", "data.video", "data.clips"}
 # Installed with an extra, or slow to load: inside functions only, so that a floor loads without them.
 INSIDE_ONLY = words(
     "openvino nncf onnx onnxruntime onnxscript gradio panel jupyterlab optuna ray av tensorboard IPython huggingface_hub skimage"
@@ -154,7 +156,7 @@ def sideways(package: str, name: str, target: str, known: Package) -> str:
     asked = target.split(".")[2] if target.count(".") >= 2 else ""
     other = asked if asked in known.numbers else known.homes.get(asked, "")
     theirs = known.numbers.get(other)
-    if other == name or (theirs is not None and theirs < shared):
+    if other == name or f"{package}.{other}" in BASES or (theirs is not None and theirs < shared):
         return ""
     return f"imports {target}, its neighbour: what two chapters share belongs on a lower floor"
 
