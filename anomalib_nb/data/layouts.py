@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import explain
-from ..core.io import inside, read_json
+from ..core.io import read_json
 from .images import is_image, list_images
 
 # %% ../../nbs/data/04_layouts.ipynb #5806120f
@@ -178,13 +178,16 @@ def read_table(
 # %% ../../nbs/data/04_layouts.ipynb #0e45a0fb
 def files_below(
     root: Path | str,  # the folder to stay in
-    names: Iterable[str],  # relative to it, or absolute
+    paths: Iterable[str],  # relative to it, or absolute
 ) -> list[str]:
-    "Each name below a folder, or a `ValueError` if one leads out of it."
-    paths = [Path(root) / name for name in names]
-    for folder in {path.parent for path in paths}:  # far fewer than files
-        inside(root, folder)
-    return [str(path) for path in paths]
+    "Each path below a folder, or a `ValueError` that lists those that lead out of it."
+    home, full = Path(root).resolve(), [Path(root) / path for path in paths]
+    away = {folder for folder in {path.parent for path in full} if not folder.resolve().is_relative_to(home)}
+    lost = [str(path) for path in full if path.parent in away]
+    if lost:
+        raise ValueError(explain(f"{len(lost)} of {len(full)} paths lead out of {root}: {', '.join(lost[:5])}", "Expected files below it",
+                                 "Correct the paths, or give the folder that holds all of them"))
+    return [str(path) for path in full]
 
 # %% ../../nbs/data/04_layouts.ipynb #b14806a9
 def check_files(
