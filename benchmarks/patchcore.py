@@ -63,7 +63,7 @@ def run_ours(a: argparse.Namespace) -> dict:
     from anomalib_nb.metrics import AUPRO, AUROC, Evaluator, F1Max
     from anomalib_nb.models import PatchCore
 
-    data = Folder(a.data, name="bench", val_split="same_as_test")
+    data = Folder(a.data, name="bench", val_split_mode="same_as_test")
     weights = None if a.backbone == "embedded" else a.weights
     model = PatchCore(a.backbone, LAYERS.get(a.backbone, ("layer2", "layer3")), weights)
     with tempfile.TemporaryDirectory() as root:

@@ -103,7 +103,7 @@ def subclasses(
         known |= set(new)
         found |= new
     return {n: m for n, m in sorted(found.items(), key=lambda pair: pair[0].lower())
-            if n in public_names(modules[m])}
+            if n in public_names(modules[m]) and not n.endswith("DataModule")}
 
 # %% ../../nbs/core/01_registry.ipynb #da9f1c50
 def plain(

@@ -374,7 +374,7 @@ def write_demo_folder(
     **arguments,  # train, test, size, seed, as DemoData takes them
 ) -> Path:  # the folder
     "Write demo data as files: train/good, test/<defect>, ground_truth/<defect>/<name>_mask.png."
-    data = DemoData(surface, **arguments, val_split="none")
+    data = DemoData(surface, **arguments, val_split_mode="none")
     for row in data.table.itertuples():
         save(data.read_image(row.image_path), Path(root) / Path(row.image_path).relative_to(data.root))
         if row.mask_path:

@@ -15,10 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import explain
-from .datamodule import AnomalibDataModule, complete
+from .datamodule import AnomalibDataModule
 from .images import is_image, list_images
 from .layouts import has_layout, label_of, labelled_rows, read_layout, sub_folder, with_masks
-from .splits import hold_out
 
 # %% ../../nbs/data/10_folder.ipynb #955bd354
 Place = str | Path | Sequence[str | Path] | None
@@ -106,7 +105,7 @@ class Folder(AnomalibDataModule):
         else:
             raise ValueError(explain(f"{root} has no folders train and test, and none called good",
                                      fix="Say where the images are: Folder(..., normal_dir='…', abnormal_dir='…')"))
-        return hold_out(complete(table, self.name), 0.2, self.seed)
+        return table
 
     def index_places(self, root: Path) -> pd.DataFrame:
         "The table of the named places."

@@ -266,7 +266,7 @@ def test_arguments_of_a_class_are_what_it_takes():
     taken = [a.name for a in arguments_of("anomalib_nb.data", "DemoData")]
     assert (
         taken[: len(own)] == own
-        and {"train_batch_size", "val_split"} < set(taken)
+        and {"train_batch_size", "val_split_mode"} < set(taken)
         and "root" not in taken
     )
     DemoData(
@@ -275,8 +275,8 @@ def test_arguments_of_a_class_are_what_it_takes():
             "train_batch_size": 2,
             "eval_batch_size": 2,
             "num_workers": 0,
-            "val_split": "auto",
-            "val_ratio": 0.5,
+            "val_split_mode": "auto",
+            "val_split_ratio": 0.5,
         }
     )
 

@@ -96,7 +96,7 @@ def test_a_mask_of_another_size_is_named(wood):
     mask = next((wood / "ground_truth/dent").iterdir())
     paint(mask, (20, 30))
     with pytest.raises(ValueError, match=rf"{mask.name} is 30 × 20 pixels, its image 48 × 48"):
-        list(Folder(wood, val_split="none").test_dataloader())
+        list(Folder(wood, val_split_mode="none").test_dataloader())
 
 
 def test_one_mask_for_two_images_is_refused(tmp_path):
@@ -131,7 +131,7 @@ def test_sizes_that_differ(tmp_path):
         paint(tmp_path / f"test/bad/{i}.png", size)
         paint(tmp_path / f"ground_truth/bad/{i}.png", size)
         paint(tmp_path / f"test/good/{i}.png", size)
-    data = Folder(tmp_path, val_split="none")
+    data = Folder(tmp_path, val_split_mode="none")
     assert next(iter(data.test_dataloader())).check().image.shape == (6, 3, 33, 40)
     data.size = (16, 12)
     batch = next(iter(data.test_dataloader())).check()
@@ -142,7 +142,7 @@ def test_sizes_that_differ(tmp_path):
 def test_a_label_that_some_images_lack(tmp_path):
     paint(tmp_path / "train/good/0.png")
     paint(tmp_path / "test/1.png")
-    batch = next(iter(Folder(tmp_path, val_split="none").test_dataloader()))
+    batch = next(iter(Folder(tmp_path, val_split_mode="none").test_dataloader()))
     assert batch.gt_label is None and batch.gt_mask is None
 
 
@@ -168,8 +168,8 @@ def test_an_image_that_stands_twice(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments, words",
-    [({"val_split": "from_tset"}, "Did you mean 'from_test'"), ({"val_ratio": 0}, "between 0 and 1"),
-     ({"val_ratio": 1.0}, "between 0 and 1"), ({"val_split": "from_dir"}, "no validation images of its own")],
+    [({"val_split_mode": "from_tset"}, "Did you mean 'from_test'"), ({"val_split_ratio": 0}, "between 0 and 1"),
+     ({"val_split_ratio": 1.0}, "between 0 and 1"), ({"val_split_mode": "from_dir"}, "no validation images of its own")],
 )  # fmt: skip
 def test_impossible_splits(wood, arguments, words):
     with pytest.raises(ValueError, match=words):
@@ -235,7 +235,7 @@ def test_upper_case_hidden_and_other_files(tmp_path):
         paint(tmp_path / name)
     (tmp_path / "Train/Good/._1.png").write_bytes(b"resource fork")
     (tmp_path / "Test/crack/Thumbs.db").write_bytes(b"no image")
-    table = Folder(tmp_path, val_split="none").table
+    table = Folder(tmp_path, val_split_mode="none").table
     assert len(table) == 4 and set(table["label"]) == {"good", "crack"}
 
 
@@ -248,14 +248,14 @@ def test_own_validation_images(tmp_path):
     for name in ("train/good/1.png", "val/good/2.png", "test/good/3.png", "test/bad/4.png"):
         paint(tmp_path / name)
     assert Folder(tmp_path).table["split"].value_counts()["val"] == 1
-    aside = Folder(tmp_path, val_split="none").table
+    aside = Folder(tmp_path, val_split_mode="none").table
     assert aside["split"].eq("unused").sum() == 1
 
 
 def test_defects_among_training_images_are_set_aside(tmp_path):
     for name in ("train/good/1.png", "train/bad/2.png", "test/good/3.png", "test/bad/4.png"):
         paint(tmp_path / name)
-    data = Folder(tmp_path, val_split="none")
+    data = Folder(tmp_path, val_split_mode="none")
     assert data.counts().loc["bad"].to_dict() == {"train": 0, "test": 1, "unused": 1}
 
 
@@ -265,7 +265,7 @@ def test_masks_with_names_that_sort_differently(tmp_path):
         paint(tmp_path / f"ground_truth/bad/{i}_mask.png", (8 + i, 8))
     paint(tmp_path / "train/good/1.png")
     paint(tmp_path / "test/good/1.png")
-    data = Folder(tmp_path, val_split="none")
+    data = Folder(tmp_path, val_split_mode="none")
     data.size = (8, 8)
     assert next(iter(data.test_dataloader())).gt_mask.any(-1).any(-1).sum() == 3
 
@@ -330,7 +330,7 @@ def test_a_memory_of_nothing(wood, monkeypatch):
 def test_real_folders_are_read(shared, name, expected):
     if not (shared / "data" / name).is_dir():
         pytest.skip(f"no real data in {shared / 'data' / name}")
-    data = Folder(shared / "data" / name, val_split="none")
+    data = Folder(shared / "data" / name, val_split_mode="none")
     counts = data.counts()
     found = {"train": counts.loc["good", "train"], **counts["test"].to_dict()}
     defective = sum(expected.values()) - expected["train"] - expected["good"]
