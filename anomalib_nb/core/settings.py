@@ -6,7 +6,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/core/settings.html.md"""
 
 # %% auto #0
 __all__ = ['DataSettings', 'ResultsSettings', 'RunSettings', 'EvaluationSettings', 'DashboardSettings', 'Settings',
-           'find_settings', 'read_ini', 'typed', 'get_settings']
+           'find_settings', 'read_ini', 'as_bool', 'typed', 'get_settings']
 
 # %% ../../nbs/core/03_settings.ipynb #5b280144
 import os
@@ -23,7 +23,9 @@ class DataSettings:
     "Where data sets are, and how much of them is kept decoded."
 
     root: Path = Path("data")  # folder of the named data sets, relative to the settings file
-    cache_mb: int = 1024  # decoded images kept in memory, in MB
+    cache_mb: int = 1024  # decoded images that a data set keeps, in MB; 0: none
+    cache_on_disk: bool = False  # keep them in cache_dir, not in memory
+    cache_dir: Path = Path("cache")  # relative to the settings file; shared by processes and sessions
 
 # %% ../../nbs/core/03_settings.ipynb #b7ead344
 @dataclass(frozen=True)
@@ -87,6 +89,15 @@ def read_ini(
         raise ValueError(explain(f"{path} cannot be read: {error.message}", "Expected [section] and key = value lines")) from None
     return {name: dict(ini[name]) for name in ini.sections()}
 
+# %% ../../nbs/core/03_settings.ipynb #1d66799f
+def as_bool(
+    text: str,  # yes, no, on, off, true, false, 1 or 0, in any case
+) -> bool:
+    "What a yes or a no means."
+    if text.lower() not in ConfigParser.BOOLEAN_STATES:
+        raise ValueError(explain(f"It says {text!r}", "Expected yes or no"))
+    return ConfigParser.BOOLEAN_STATES[text.lower()]
+
 # %% ../../nbs/core/03_settings.ipynb #f83c21e6
 def typed(
     name: str,  # section
@@ -102,7 +113,7 @@ def typed(
     done = {}
     for key, text in {**values, **env}.items():
         try:
-            done[key] = base / text if kinds[key] is Path else kinds[key](text)
+            done[key] = base / text if kinds[key] is Path else as_bool(text) if kinds[key] is bool else kinds[key](text)
         except ValueError:
             raise ValueError(explain(f"[{name}] {key} = {text!r}", f"Expected {kinds[key].__name__}")) from None
     return section(**done)
