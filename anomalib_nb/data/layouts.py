@@ -6,19 +6,20 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/layouts.html.md"""
 
 # %% auto #0
 __all__ = ['MASK_ENDINGS', 'TEXT_COLUMNS', 'label_of', 'sub_folder', 'labelled_rows', 'stems', 'masks_by_name', 'match_masks',
-           'report', 'names', 'has_layout', 'read_layout', 'with_masks', 'parquet', 'read_table', 'files_below',
-           'check_files']
+           'report', 'names', 'has_layout', 'read_layout', 'with_masks', 'mask_folders', 'read_masks', 'read_union',
+           'parquet', 'read_table', 'files_below', 'check_files']
 
 # %% ../../nbs/data/04_layouts.ipynb #dcf64580
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..core.errors import explain
 from ..core.io import read_json
-from .images import is_image, list_images
+from .images import is_image, list_images, read_mask
 
 # %% ../../nbs/data/04_layouts.ipynb #5806120f
 def label_of(
@@ -98,9 +99,9 @@ def report(
     files: list[Path],  # all masks
 ) -> None:
     "Raise a `ValueError` if images and masks do not match."
-    used = list(found.values())
-    surplus = [mask for mask in files if str(mask) not in set(used) and label_of(mask.parent.name) != "good"]
-    shared = [image for image, mask in found.items() if used.count(mask) > 1] if len(set(used)) < len(used) else []
+    used = Counter(found.values())
+    surplus = [mask for mask in files if str(mask) not in used and label_of(mask.parent.name) != "good"]
+    shared = [image for image, mask in found.items() if used[mask] > 1]
     wrong = {"images without a mask of their own": [*lost, *map(Path, shared)], "masks without an image": surplus}
     if any(wrong.values()):
         what = "; ".join(f"{len(paths)} {kind}: {names(paths)}" for kind, paths in wrong.items() if paths)
@@ -144,6 +145,41 @@ def with_masks(
     defective = table.loc[~table["label"].isin(["good", "unknown"]) & (table["split"] != "unused"), "image_path"]
     found = match_masks(defective, folders) if folders else {}
     return table.assign(mask_path=table["image_path"].map(found).fillna(""))
+
+# %% ../../nbs/data/04_layouts.ipynb #3cac7e93
+def mask_folders(
+    images: Iterable[str],  # paths of defective images
+    truth: Path,  # holds a folder per label, and in it one per image
+) -> dict[str, str]:  # image -> its folder of masks
+    "The folder of masks of each image, by name; a `ValueError` lists those that do not match."
+    images = list(map(Path, images))
+    have = {path for path in truth.glob("*/*") if path.is_dir() and any(map(is_image, path.iterdir()))}
+    found = {image: truth / image.parent.name / image.stem for image in images}
+    lost = [image for image in images if found[image] not in have]
+    surplus = [path for path in sorted(have - set(found.values())) if label_of(path.parent.name) != "good"]
+    wrong = {"images without masks": lost, "folders of masks without an image": surplus}
+    if lost or surplus:
+        what = "; ".join(f"{len(paths)} {kind}: {names(paths)}" for kind, paths in wrong.items() if paths)
+        raise ValueError(explain(f"Masks do not match. {what}", f"Expected {truth.name}/<label>/<image name>/*.png for each defective image"))
+    return {str(image): str(folder) for image, folder in found.items()}
+
+# %% ../../nbs/data/04_layouts.ipynb #c4041fc3
+def read_masks(
+    folder: Path | str,  # of masks, all of one size
+) -> np.ndarray:  # (K, H, W) bool, in the order of their names
+    "Each mask of a folder."
+    masks = [read_mask(path) for path in list_images(folder)]
+    if len({mask.shape for mask in masks}) != 1:
+        found = ", ".join(sorted({f"{mask.shape[0]} × {mask.shape[1]}" for mask in masks})) or "none"
+        raise ValueError(explain(f"The masks in {folder} have no common size: {found}", "Expected masks as large as their image"))
+    return np.stack(masks)
+
+# %% ../../nbs/data/04_layouts.ipynb #a64b2276
+def read_union(
+    path: Path | str,  # a mask, or a folder of masks
+) -> np.ndarray:  # (H, W) bool, True: some defect
+    "All defects of an image in one mask."
+    return read_masks(path).any(0) if Path(path).is_dir() else read_mask(path)
 
 # %% ../../nbs/data/04_layouts.ipynb #d874dd3a
 TEXT_COLUMNS = ("image_path", "mask_path", "label", "split", "group")
