@@ -87,13 +87,14 @@ def to_tensor(
 
 # %% ../../nbs/data/02_datamodule.ipynb #e96f5738
 def nearest(
-    mask: Tensor,  # (H, W) bool
+    mask: Tensor,  # (..., h, w) bool, or numbers that must not mix, such as depths
     size: tuple[int, int] | None = None,  # (H, W) in pixels
-) -> Tensor:  # (H, W) bool
+) -> Tensor:  # (..., H, W), of the same type
     "A mask of a size, by nearest pixel."
-    if not size or tuple(mask.shape) == tuple(size):
+    if not size or tuple(mask.shape[-2:]) == tuple(size):
         return mask
-    return F.interpolate(mask[None, None].float(), size=tuple(size), mode="nearest-exact")[0, 0] > 0.5
+    flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()  # (N, 1, h, w)
+    return F.interpolate(flat, size=tuple(size), mode="nearest-exact").reshape(*mask.shape[:-2], *size).to(mask.dtype)
 
 # %% ../../nbs/data/02_datamodule.ipynb #d9716ca5
 class AnomalibDataset(Dataset):
@@ -151,12 +152,13 @@ def agree(
 
 # %% ../../nbs/data/02_datamodule.ipynb #a5ba8a2f
 def to_size(
-    item: Batch,  # image (3, h, w) and, if known, gt_mask (h, w)
+    item: Batch,  # image (3, h, w), or (L, 3, h, w) of a clip, and what is known of its pixels
     size: tuple[int, int],  # (H, W) in pixels
 ) -> Batch:
-    "An item whose image and mask have a size."
-    masks = {} if item.gt_mask is None else {"gt_mask": nearest(item.gt_mask, size)}
-    return item.replace(image=resize(item.image[None], size)[0], **masks)
+    "An item whose image, mask and depth have a size."
+    image = resize(item.image.reshape(-1, *item.image.shape[-3:]), size)  # (L or 1, 3, H, W)
+    known = {name: nearest(value, size) for name, value in item.fields().items() if name in ("gt_mask", "depth_map")}
+    return item.replace(image=image.reshape(*item.image.shape[:-2], *size), **known)
 
 # %% ../../nbs/data/02_datamodule.ipynb #ad04c19f
 def collate(
