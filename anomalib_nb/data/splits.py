@@ -136,7 +136,7 @@ def hold_out(
     return table.assign(split=table["split"].mask(moved, "test"))
 
 # %% ../../nbs/data/01_splits.ipynb #18625946
-MADE = re.compile(r"(.+)#([a-z_]+)-(\d+)", re.S)
+MADE = re.compile(r"(.+)#([A-Za-z_]+)-(\d+)", re.S)
 
 
 def made_from(
