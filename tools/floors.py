@@ -38,7 +38,8 @@ FLOORS = {
     "core": Floor(0, (), words("torch numpy xarray zarr safetensors")),
     # huggingface_hub: timm's own cache of weights; skimage, PIL: pictures to train the embedded backbone on
     "layers": Floor(1, ("core",), words("timm einops huggingface_hub skimage PIL")),
-    "metrics": Floor(1, ("core",), words("torchmetrics scipy")),
+    # pandas: tables of results
+    "metrics": Floor(1, ("core",), words("torchmetrics scipy pandas")),
     "visualization": Floor(1, ("core",), words("holoviews PIL matplotlib")),
     "processing": Floor(2, BASE, words("torchvision")),
     "data": Floor(2, BASE, words("torchvision pandas lightning tqdm av"), shared=10),
