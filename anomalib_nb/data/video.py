@@ -149,7 +149,7 @@ def timing_of(
 @lru_cache(maxsize=4096)
 def known_timing(
     path: str,  # a video file
-    written: int,  # ns; a file that was written anew is read anew
+    written: tuple[int, ...],  # its stamp; a file that was written anew is read anew
 ) -> Timing:
     "When each frame of a file is shown, found out once."
     return timing_of(path)
@@ -251,7 +251,7 @@ def video_frames(
 @lru_cache(maxsize=4)
 def still_open(
     path: str,  # a video file
-    written: int,  # ns; a file that was written anew is opened anew
+    written: tuple[int, ...],  # its stamp; a file that was written anew is opened anew
     process: int,  # whose it is
 ) -> VideoFile:
     "A film that was used lately."
