@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from anomalib_nb.core.io import write_atomic, write_json
 from anomalib_nb.data.demo_data import write_demo_folder
 
 Builder = Callable[[Path], dict | None]
@@ -80,3 +81,76 @@ def folder(root: Path) -> dict:
 @tree("MVTecAD")
 def mvtec_ad(root: Path) -> None:
     mvtec_like(root / "bottle", ("broken_large", "contamination"))
+
+
+@tree("MVTecAD2")
+def mvtec_ad2(root: Path) -> None:
+    can = root / "can"
+    for i in range(4):
+        for light in ("regular", "shift_1"):
+            name = f"{i:03}_{light}"
+            for folder in ("train/good", "validation/good", "test_public/good", "test_public/bad"):
+                paint(can / f"{folder}/{name}.png")
+            paint_mask(can / f"test_public/ground_truth/bad/{name}_mask.png")
+        paint(can / f"test_private/{i:03}_regular.png")
+        paint(can / f"test_private_mixed/{i:03}_mixed.png")
+
+
+@tree("MVTecLOCO")
+def mvtec_loco(root: Path) -> None:
+    box = mvtec_like(root / "breakfast_box", (), masks="")
+    kinds = {"logical_anomalies": (255, 254), "structural_anomalies": (253,)}
+    for i in range(4):
+        paint(box / f"validation/good/{i:03}.png")
+        for label, values in kinds.items():
+            paint(box / f"test/{label}/{i:03}.png")
+            for k, value in enumerate(values):
+                paint_mask(box / f"ground_truth/{label}/{i:03}/{k:03}.png", value=value)
+    write_json(
+        box / "defects_config.json",
+        [
+            {
+                "defect_name": f"defect {value}",
+                "pixel_value": value,
+                "saturation_threshold": 0.5 if value == 255 else 20,
+                "relative_saturation": value == 255,
+            }
+            for value in (255, 254, 253)
+        ],
+    )
+
+
+@tree("VisA")
+def visa(root: Path) -> None:
+    rows = ["object,split,label,image,mask"]
+    for i in range(10):
+        image = f"candle/Data/Images/Normal/{i:04}.JPG"
+        paint(root / image)
+        rows.append(f"candle,{'train' if i < 6 else 'test'},normal,{image},")
+    for i in range(4):
+        image = f"candle/Data/Images/Anomaly/{i:03}.JPG"
+        mask = f"candle/Data/Masks/Anomaly/{i:03}.png"
+        paint(root / image)
+        paint_mask(root / mask, value=i + 1)
+        rows.append(f"candle,test,anomaly,{image},{mask}")
+    write_atomic(root / "split_csv/1cls.csv", "\n".join(rows) + "\n")
+
+
+@tree("BTech")
+def btech(root: Path) -> None:
+    for i, suffix in enumerate(("bmp", "png", "bmp", "png")):
+        for folder in ("train/ok", "test/ok", "test/ko"):
+            paint(root / f"01/{folder}/{i:04}.{suffix}")
+        paint_mask(root / f"01/ground_truth/ko/{i:04}.{'png' if i < 2 else 'bmp'}")
+
+
+@tree("MPDD")
+def mpdd(root: Path) -> None:
+    mvtec_like(root / "bracket_black", ("hole", "scratches"))
+
+
+@tree("VAD")
+def vad(root: Path) -> None:
+    mvtec_like(root / "vad", ("bad",), masks="")
+    for i in range(3):
+        paint(root / f"vad/train/bad/{i:03}.png")
