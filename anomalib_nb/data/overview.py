@@ -82,7 +82,7 @@ def grid(
 
 # %% ../../nbs/data/09b_overview.ipynb #e81af02e
 def show(
-    data: AnomalibDataModule,
+    data: AnomalibDataModule,  # any
     count: int = 16,  # pictures at most
     side: int = 112,  # of each, in pixels
     columns: int = 8,  # pictures in a row
@@ -159,7 +159,7 @@ def spread(
 
 # %% ../../nbs/data/09b_overview.ipynb #cfbcd067
 def overview(
-    data: AnomalibDataModule,
+    data: AnomalibDataModule,  # any
     heads: int = 200,  # files to open
     lengths: int = 1000,  # files to compare
 ) -> Overview:
@@ -172,7 +172,7 @@ def overview(
 
 # %% ../../nbs/data/09b_overview.ipynb #c1bcbdfc
 def tones(
-    data: AnomalibDataModule,
+    data: AnomalibDataModule,  # any
     rows: pd.DataFrame,  # of its table, a few
 ) -> str:  # "mean 0.42 0.40 0.37, deviation 0.08 0.08 0.08"
     "Mean and standard deviation of red, green and blue of some images, from 0 to 1."
@@ -185,7 +185,7 @@ def tones(
 
 
 def readable_image(
-    data: AnomalibDataModule,
+    data: AnomalibDataModule,  # any
     path: str,  # of an image
 ) -> np.ndarray | None:  # (H, W, 3)
     "An image, if it can be read."
@@ -206,7 +206,7 @@ def light(
 
 # %% ../../nbs/data/09b_overview.ipynb #17ef7db8
 def as_html(
-    data: AnomalibDataModule,
+    data: AnomalibDataModule,  # any
     pictures: bool = True,  # with a sheet
 ) -> str:
     "A data set for a notebook."
@@ -222,7 +222,7 @@ def as_html(
 
 
 def embedded(
-    data: AnomalibDataModule,
+    data: AnomalibDataModule,  # any
     rows: pd.DataFrame,  # of its table, a few
 ) -> str:  # HTML; "" for no rows
     "A sheet of pictures inside a page."
