@@ -59,7 +59,7 @@ NEIGHBOURS = {("engine", "deploy"), ("cli", "pipelines")}
 # A chapter that is the sum of its neighbours.
 SUMS = {"steps.workbench"}
 # A chapter that its neighbours are built on, although it stands among them.
-BASES = {"data.depth", "data.video", "data.clips"}
+BASES = {"data.folder", "data.depth", "data.video", "data.clips"}
 # Installed with an extra, or slow to load: inside functions only, so that a floor loads without them.
 INSIDE_ONLY = words(
     "openvino nncf onnx onnxruntime onnxscript gradio panel jupyterlab optuna ray av tensorboard IPython huggingface_hub skimage"

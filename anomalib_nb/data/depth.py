@@ -84,9 +84,12 @@ def depth_by_name(
     "Depth files by the name of the image they belong to."
     if not folder.is_dir():
         raise FileNotFoundError(explain(f"There is no folder {folder}", "Expected depth files", "Check the path"))
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in DEPTH_SUFFIXES)
-    return {("" if path.parent == folder else path.parent.name, path.stem.removesuffix("_depth").removesuffix("_xyz")): str(path)
-            for path in files if not path.name.startswith(".")}
+    known: dict[tuple[str, str], str] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in DEPTH_SUFFIXES and not path.name.startswith(".")):
+        name = "" if path.parent == folder else path.parent.name, path.stem.removesuffix("_depth").removesuffix("_xyz")
+        if known.setdefault(name, str(path)) != str(path):
+            raise ValueError(explain(f"{known[name]} and {path} are both the depth of {name[1]}", "Expected one", "Remove or rename one"))
+    return known
 
 # %% ../../nbs/data/50_depth.ipynb #134e647b
 def match_depth(
