@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from anomalib_nb.core.io import write_atomic, write_json
@@ -154,3 +155,110 @@ def vad(root: Path) -> None:
     mvtec_like(root / "vad", ("bad",), masks="")
     for i in range(3):
         paint(root / f"vad/train/bad/{i:03}.png")
+
+
+@tree("Tabular")
+def tabular(root: Path) -> dict:
+    rows = []
+    for i in range(16):
+        good, name = i < 12, f"{i:02}.png"
+        paint(root / "pictures" / name)
+        if not good:
+            paint_mask(root / "masks" / name)
+        rows.append(
+            {
+                "image_path": f"pictures/{name}",
+                "label": "good" if good else "007",
+                "mask_path": "" if good else f"masks/{name}",
+                "group": f"part {i // 2}",
+            }
+        )
+    pd.DataFrame(rows).to_csv(root / "parts.csv", index=False)
+    return {"samples": root / "parts.csv", "root": root}
+
+
+@tree("Datumaro")
+def datumaro(root: Path) -> None:
+    items = []
+    for i in range(16):
+        paint(root / f"images/default/{i:02}.png")
+        mark = {"type": "label", "label_id": int(i < 12)}
+        items.append({"id": str(i), "image": {"path": f"{i:02}.png"}, "annotations": [mark]})
+    labels = {"label": {"labels": [{"name": "Anomalous"}, {"name": "Normal"}]}}
+    write_json(root / "annotations/default.json", {"categories": labels, "items": items})
+
+
+@tree("Kolektor")
+def kolektor(root: Path) -> None:
+    for part in range(24):
+        place = root / f"kos{part // 4 + 1:02}/Part{part % 4}.jpg"
+        paint(place, (64, 26), "L")
+        paint_mask(place.with_name(f"{place.stem}_label.bmp"), (64, 26), empty=part % 6 > 0)
+
+
+@tree("RealIAD")
+def real_iad(root: Path, category: str = "audiojack", file: str = "realiad_jsons") -> None:
+    lists = {"train": [], "test": []}
+    for part in range(12):
+        good = part < 8
+        for view in range(1, 6):
+            name = f"{'OK' if good else 'NG/BX'}/S{part:04}/{category}_{part:04}_C{view}.jpg"
+            paint(root / f"realiad_256/{category}" / name)
+            mask = None
+            if not good and view < 3:
+                mask = name.replace(".jpg", ".png")
+                paint_mask(root / f"realiad_256/{category}" / mask)
+            lists["train" if part < 4 else "test"].append(
+                {
+                    "image_path": name,
+                    "mask_path": mask,
+                    "anomaly_class": "BX" if mask else "OK",
+                }
+            )
+    write_json(root / f"realiad_jsons/{file}/{category}.json", lists)
+
+
+@tree("AutoVI")
+def auto_vi(root: Path) -> None:
+    place = mvtec_like(root / "engine_wiring", ("blue_hoop", "multiple"), masks="")
+    for image in [*place.glob("test/blue_hoop/*.png"), *place.glob("test/multiple/*.png")]:
+        folder = place / "ground_truth" / image.parent.name / image.stem
+        paint_mask(folder / "0000.png")
+        if image.parent.name == "multiple":
+            Image.fromarray(np.uint8(255 * np.eye(32))).save(folder / "0001.png")
+
+
+@tree("BMAD")
+def bmad(root: Path, category: str = "Brain", masks: bool = True) -> None:
+    for i in range(4):
+        paint(root / category / f"train/good/{i:05}.png", mode="L")
+        for split in ("valid", "test"):
+            for label in ("good", "Ungood"):
+                place = root / category / split / label
+                paint(place / f"img/{i:05}.png", mode="L")
+                if masks:
+                    paint_mask(place / f"label/{i:05}.png", empty=label == "good")
+
+
+@tree("Kaputt")
+def kaputt(root: Path) -> None:
+    for part in ("train", "validation", "test"):
+        queries, references = [], []
+        for i in range(16):
+            material, good = ("book_other", "paper")[i % 2], i < 8
+            item = f"{part}-{material}-{i}"
+            query = {"capture_id": item, "item_identifier": item, "item_material": material}
+            query |= {"defect": not good, "defect_types": "" if good else "hole, deformation"}
+            for kind, size in {"image": (32, 40), "crop": (20, 24), "mask": (32, 40)}.items():
+                query[f"query_{kind}"] = f"data/{part}/query-data/{kind}/{item}.png"
+                place = root / f"query-{kind}" / query[f"query_{kind}"]
+                (paint_mask if kind == "mask" else paint)(place, size)
+            queries.append(query)
+            reference = {"capture_id": f"r{item}", "item_identifier": item, "item_material": None}
+            for kind, size in {"image": (32, 40), "crop": (20, 24)}.items():
+                reference[f"reference_{kind}"] = f"data/{part}/reference-data/{kind}/{item}.png"
+                paint(root / f"reference-{kind}" / reference[f"reference_{kind}"], size)
+            references.append(reference)
+        (root / "datasets").mkdir(exist_ok=True)
+        pd.DataFrame(queries).to_parquet(root / f"datasets/query-{part}.parquet")
+        pd.DataFrame(references).to_parquet(root / f"datasets/reference-{part}.parquet")
