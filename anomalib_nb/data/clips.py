@@ -96,7 +96,7 @@ def frame_table(
 ) -> pd.DataFrame:  # image_path, split, label, mask_path, group, frame
     "One row for each frame of a film."
     frames = video_frames(film)
-    for name, known in {"labels": marked, "masks": masks}.items():
+    for name, known in {"masks": masks, "labels": marked}.items():
         if known is not None and len(known) not in (0, len(frames)):
             raise ValueError(explain(f"{film} has {len(frames)} frames and {len(known)} {name}", "Expected one for each frame"))
     mark = np.ones(len(frames), bool) if marked is None else np.asarray(marked, bool)
