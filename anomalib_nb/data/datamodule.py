@@ -6,10 +6,10 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/datamodule.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'INDEX', 'WORDS', 'OnError', 'DATASETS', 'complete', 'one_row_each', 'AnomalibDataset', 'agree', 'to_size',
-           'collate', 'loader', 'Attempt', 'unreadable', 'paint', 'read_painted', 'read_painted_mask',
-           'AnomalibDataModule', 'arrange', 'readable', 'skipped', 'dataset', 'train_dataloader', 'eval_dataloader',
-           'counts', 'facts', 'page', 'sheet', 'expand', 'InMemory', 'predict_dataset', 'list_datasets',
-           'get_datamodule']
+           'stack_images', 'collate', 'compact', 'loader', 'Attempt', 'unreadable', 'paint', 'read_painted',
+           'read_painted_mask', 'AnomalibDataModule', 'arrange', 'items', 'readable', 'skipped', 'dataset',
+           'train_dataloader', 'eval_dataloader', 'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of', 'InMemory',
+           'predict_dataset', 'without_broken', 'list_datasets', 'get_datamodule']
 
 # %% ../../nbs/data/02_datamodule.ipynb #66cb9e22
 import hashlib
@@ -32,7 +32,7 @@ from ..core.errors import explain
 from ..core.registry import Registry
 from ..core.settings import get_settings
 from ..core.types import Batch
-from .images import Remembered, as_floats, from_array, is_image, list_images, nearest, open_cache, read_image, read_mask
+from .images import Remembered, floats, from_array, is_image, list_images, nearest, open_cache, read_image, read_mask
 from .splits import GroupBy, TestSplit, ValSplit, check_mode, grouped, leaks, made_from, with_test, with_validation
 from ..layers.resize import resize
 
@@ -89,6 +89,7 @@ class AnomalibDataset(Dataset):
         self.table, self.size = table.reset_index(drop=True), size
         self.read_image, self.read_mask = (read if isinstance(read, Remembered) else Remembered(read) for read in (read_image, read_mask))
         self.columns = {name: self.table[name].tolist() for name in self.table}
+        self.truth = torch.tensor([index == 1 for index in self.columns["label_index"]], dtype=torch.bool)
         self.labelled = bool((self.table["label_index"] >= 0).all())
         self.masks = self.labelled and (bool((self.table["mask_path"] != "").any()) if masks is None else masks)
         self.said = [name for name in self.table if name not in ("image_path", "mask_path", "label_index")]  # in info
@@ -97,12 +98,17 @@ class AnomalibDataset(Dataset):
         return len(self.table)
 
     def __getitem__(self, i: int) -> Batch:
+        item = self.sample(i)
+        return item.replace(image=floats(item.image.clone()))
+
+    def sample(self, i: int) -> Batch:
+        "An item whose image may still be bytes, and may lie in the memory of what is remembered."
         path, mask_path = (self.columns[name][i] for name in ("image_path", "mask_path"))
         picture = self.read_image.at(path, self.size)
-        item = Batch(image=as_floats(picture.values), image_path=path, mask_path=mask_path,
+        item = Batch(image=torch.from_numpy(picture.values), image_path=path, mask_path=mask_path,
                      info={name: self.columns[name][i] for name in self.said})
         if self.labelled:
-            item.gt_label = torch.tensor(self.columns["label_index"][i] == 1)
+            item.gt_label = self.truth[i]
         if self.masks:
             item.gt_mask = self.mask(i, picture.shape)
         return item
@@ -140,6 +146,18 @@ def to_size(
     known = {name: nearest(value, size) for name, value in item.fields().items() if name in ("gt_mask", "depth_map")}
     return item.replace(image=image.reshape(*item.image.shape[:-2], *size), **known)
 
+# %% ../../nbs/data/02_datamodule.ipynb #c9b14e23
+def stack_images(
+    images: Sequence[Tensor],  # of one shape, (3, H, W); uint8, or floats in [0, 1]
+) -> Tensor:  # (B, 3, H, W) float32 in [0, 1]
+    "Images as a batch, each turned into floats where it will stay."
+    batch = torch.from_numpy(np.empty((len(images), *images[0].shape), np.float32))  # unlike torch, numpy asks for large pages
+    for image, place in zip(images, batch):
+        place.copy_(image)
+        if image.dtype == torch.uint8:
+            place.div_(255)
+    return batch
+
 # %% ../../nbs/data/02_datamodule.ipynb #ad04c19f
 def collate(
     items: Sequence[Batch],  # of one dataset
@@ -148,8 +166,21 @@ def collate(
     items = agree(items)
     sizes = {tuple(item.image.shape[-2:]) for item in items}
     if len(sizes) > 1:
-        items = [to_size(item, tuple(map(max, zip(*sizes)))) for item in items]
-    return Batch.stack(items)
+        largest = tuple(map(max, zip(*sizes)))
+        items = [to_size(item.replace(image=floats(item.image)), largest) for item in items]
+    return Batch.stack([item.replace(image=None) for item in items]).replace(image=stack_images([item.image for item in items]))
+
+# %% ../../nbs/data/02_datamodule.ipynb #0b8a6d5f
+def compact(
+    self: AnomalibDataset,
+    rows: list[int],  # of one batch
+) -> list[Batch]:  # for `collate`; images may be bytes
+    "The items of a batch, as they are remembered; a dataset with items of its own gives those."
+    plain = type(self).__getitem__ is AnomalibDataset.__getitem__
+    return [self.sample(i) if plain else self[i] for i in rows]
+
+
+AnomalibDataset.__getitems__ = compact
 
 # %% ../../nbs/data/02_datamodule.ipynb #dc8e3b2c
 def loader(
@@ -280,12 +311,6 @@ class AnomalibDataModule(LightningDataModule):
         "The reader of masks, likewise."
         return Remembered(partial(read_painted_mask, read=self.read_image, read_mask=self.read_mask), self.images.cache)
 
-    def items(self, table: pd.DataFrame) -> AnomalibDataset:
-        "The items of some rows, all of one split."
-        bare = (table["label_index"] == 1) & (table["mask_path"] == "")
-        idle = [name for name in ("synthetic",) if name in table and not table[name].any()]
-        return AnomalibDataset(table.drop(columns=idle), self.size, self.has_masks and not bare.any(), self.images, self.masks)
-
     def setup(self, stage: str | None = None) -> None:
         "Read the table."
         self.table
@@ -304,6 +329,19 @@ def arrange(
 AnomalibDataModule.has_masks = property(lambda self: bool((self.table["mask_path"] != "").any()))
 AnomalibDataModule.leaks = lambda self: leaks(self.table)
 AnomalibDataModule.validates_on_test = property(lambda self: self.val_split_mode == "same_as_test")
+
+# %% ../../nbs/data/02_datamodule.ipynb #455587b9
+def items(
+    self: AnomalibDataModule,
+    table: pd.DataFrame,  # rows of one split
+) -> AnomalibDataset:
+    "The items of some rows; data with depth or time make other ones."
+    bare = (table["label_index"] == 1) & (table["mask_path"] == "")
+    idle = [name for name in ("synthetic",) if name in table and not table[name].any()]
+    return AnomalibDataset(table.drop(columns=idle), self.size, self.has_masks and not bare.any(), self.images, self.masks)
+
+
+AnomalibDataModule.items = items
 
 # %% ../../nbs/data/02_datamodule.ipynb #6f754f58
 def readable(
@@ -414,17 +452,30 @@ AnomalibDataModule.__repr__ = AnomalibDataModule.__str__ = (
 
 # %% ../../nbs/data/02_datamodule.ipynb #942ed123
 def expand(
-    source: str | Path,  # a folder, a pattern such as "shift/*.png", or a file
-) -> list[str]:  # paths of images
+    source: str | Path,  # a folder, a pattern such as "shift/*.png", a file, or a video
+) -> list[str]:  # paths of images, addresses of frames
     "The images that a path means."
+    from anomalib_nb.data.video import is_video
+
     path = Path(source)
     if path.is_file():
-        return [str(path)]
-    found = list_images(path) if path.is_dir() else [p for p in map(Path, sorted(glob(str(source), recursive=True))) if is_image(p)]
+        return frames_of(path) if is_video(path) else [str(path)]
+    found = list_images(path) if path.is_dir() else map(Path, sorted(glob(str(source), recursive=True)))
+    found = [image for p in found for image in (frames_of(p) if is_video(p) else [str(p)] if is_image(p) else [])]
     if not found:
         kind = "There are no images in" if path.is_dir() else "There is no file, folder or image like"
-        raise FileNotFoundError(explain(f"{kind} {source}", "Expected png, jpg, bmp, tif or webp files", "Check the path"))
-    return [str(p) for p in found]
+        raise FileNotFoundError(explain(f"{kind} {source}", "Expected png, jpg, bmp, tif or webp files, or a video", "Check the path"))
+    return found
+
+
+def frames_of(
+    path: Path,  # a video file
+) -> list[str]:  # addresses
+    "The frames of a video."
+    from anomalib_nb.data.video import video_frames
+
+    frames = video_frames(path)
+    return [frames.address(i) for i in range(len(frames))]
 
 # %% ../../nbs/data/02_datamodule.ipynb #1a940033
 class InMemory:
@@ -437,12 +488,15 @@ class InMemory:
         self.images = images
 
     def __call__(self, path: str) -> np.ndarray:
-        return self.images[path] if path in self.images else read_image(path)
+        from anomalib_nb.data.video import read_frame  # reads images, too
+
+        return self.images[path] if path in self.images else read_frame(path)
 
 # %% ../../nbs/data/02_datamodule.ipynb #0077fda9
 def predict_dataset(
-    source: Any,  # folder, pattern, file, array, PIL image, or a list of these
+    source: Any,  # folder, pattern, file, video, array, PIL image, or a list of these
     size: tuple[int, int] | None = None,  # (H, W) of every item; None keeps each image's own
+    on_error: OnError = "raise",  # at an image that cannot be read; "skip" leaves it out, and says so
 ) -> AnomalibDataset:
     "Images to predict on, without labels."
     several = isinstance(source, (list, tuple)) or np.ndim(source) == 4 and not isinstance(source, (str, Path))
@@ -457,7 +511,22 @@ def predict_dataset(
     table = pd.DataFrame({"image_path": paths, "split": "test", "label": "unknown", "label_index": -1, "mask_path": ""})
     if table.empty:
         raise ValueError(explain("There are no images to predict on", "Expected a path, an array, a picture or a list of these"))
-    return AnomalibDataset(table, size, read_image=InMemory(images))
+    found = AnomalibDataset(table, size, read_image=InMemory(images))
+    return found if on_error == "raise" else without_broken(found)
+
+
+def without_broken(
+    found: AnomalibDataset,  # all images
+) -> AnomalibDataset:
+    "The images that can be read, with a warning that lists the others."
+    lost = unreadable(found)
+    if len(lost) == len(found):
+        raise ValueError(explain("No image can be read", f"The first says: {lost['reason'][0]}"))
+    if len(lost):
+        reasons = "; ".join(lost["reason"])
+        warnings.warn(explain(f"{len(lost)} of {len(found)} images cannot be read and are left out: {reasons}"), stacklevel=3)
+    return AnomalibDataset(found.table.drop(index=found.table.index[found.table["image_path"].isin(lost["image_path"])]),
+                           found.size, read_image=found.read_image)
 
 # %% ../../nbs/data/02_datamodule.ipynb #4fa7b957
 DATASETS = Registry("dataset", "anomalib_nb.data", "AnomalibDataModule")

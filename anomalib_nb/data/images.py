@@ -8,7 +8,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/images.html.md"""
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'HEAD', 'Cache', 'is_image', 'image_paths', 'list_images', 'to_8_bits',
            'as_rgb', 'UnreadableImage', 'named', 'check_file', 'check_pixels', 'open_image', 'has_bands', 'read_bands',
            'choose_bands', 'read_image', 'as_mask', 'read_mask', 'from_array', 'in_range', 'nearest', 'planes',
-           'as_floats', 'to_tensor', 'Picture', 'stamp', 'MemoryCache', 'packed', 'unpacked', 'write_beside',
+           'floats', 'as_floats', 'to_tensor', 'Picture', 'stamp', 'MemoryCache', 'packed', 'unpacked', 'write_beside',
            'free_bytes', 'DiskCache', 'open_cache', 'identity', 'Remembered']
 
 # %% ../../nbs/data/00_images.ipynb #bf2c46e0
@@ -275,15 +275,21 @@ def planes(
     values = np.ascontiguousarray(image.transpose(2, 0, 1))  # (3, h, w)
     if not size or values.shape[1:] == tuple(size):
         return values
-    return resize(as_floats(values)[None], size)[0].clamp(0, 1).numpy()
+    return resize(floats(torch.from_numpy(values))[None], size)[0].clamp(0, 1).numpy()
 
 # %% ../../nbs/data/00_images.ipynb #add24ac5
-def as_floats(
-    values: np.ndarray,  # (3, H, W) uint8, or floats in [0, 1]
-) -> Tensor:  # (3, H, W) float32 in [0, 1], with memory of its own
+def floats(
+    values: Tensor,  # any shape; uint8, or floats in [0, 1]
+) -> Tensor:  # the same shape, float32 in [0, 1]
     "What a model takes."
-    tensor = torch.from_numpy(np.require(values, requirements="W"))
-    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor.to(torch.float32, copy=True)
+    return values.float().div_(255) if values.dtype == torch.uint8 else values.float()
+
+# %% ../../nbs/data/00_images.ipynb #92b98a0a
+def as_floats(
+    values: np.ndarray,  # of an image, as remembered
+) -> Tensor:  # the same shape, float32 in [0, 1], with memory of its own
+    "A remembered image, for whoever takes one at a time."
+    return floats(torch.tensor(values))
 
 # %% ../../nbs/data/00_images.ipynb #afe3b856
 def to_tensor(
@@ -302,11 +308,11 @@ class Picture(NamedTuple):
 
 # %% ../../nbs/data/00_images.ipynb #e2bb925c
 def stamp(
-    path: str,  # a file, or a name that is none
+    path: str,  # a file, something in a file ("film.mp4#000031"), or a name that is none
 ) -> tuple[int, ...]:  # length in bytes, two times in ns; () for what is no file
     "What changes when a file is written."
     try:
-        about = os.stat(path)
+        about = os.stat(path if os.path.exists(path) else path.rpartition("#")[0])
     except OSError:
         return ()
     return about.st_size, about.st_mtime_ns, about.st_ctime_ns

@@ -319,7 +319,7 @@ def test_a_memory_of_nothing(wood, monkeypatch):
     monkeypatch.setenv("ANOMALIB_NB__DATA__CACHE_MB", "0")
     data = Folder(wood)
     next(iter(data.test_dataloader()))
-    assert not data.images.kept
+    assert not data.images.cache.kept
 
 
 @pytest.mark.parametrize(
