@@ -43,7 +43,7 @@ def secure(
     "Check that an address is one whose answers nobody can alter on the way."
     parts = urlsplit(url)
     if parts.scheme != "https" and (parts.scheme, parts.hostname) != ("http", "127.0.0.1"):
-        raise ValueError(explain(f"{url} is no https address", "Expected https://…"))
+        raise ValueError(explain(f"{url} is no https address", "Expected https, which nobody alters on the way"))
     return url
 
 # %% ../../nbs/data/05_download.ipynb #047141d7

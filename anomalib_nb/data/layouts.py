@@ -106,7 +106,7 @@ def report(
     if any(wrong.values()):
         what = "; ".join(f"{len(paths)} {kind}: {names(paths)}" for kind, paths in wrong.items() if paths)
         raise ValueError(explain(f"Masks do not match. {what}", "Expected <image name>.png or <image name>_mask.png for each defective image",
-                                 "Rename or remove them, or pass mask_dir=False to do without masks"))
+                                 "Rename or remove them; Folder(..., mask_dir=False) does without masks"))
 
 # %% ../../nbs/data/04_layouts.ipynb #b946b3af
 def names(

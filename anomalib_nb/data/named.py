@@ -98,10 +98,10 @@ def way_to(
     "How a data set gets to where it is looked for."
     call = f"{type(data).__name__}.download({', '.join(repr(str(a)) for a in (data.base, data.category) if a)})"
     archives = archives_of(data.source, data.category)
+    files = " and ".join(archive.file for archive in archives)
     if archives and all(archive.url for archive in archives):
-        how = f"Call {call}"
+        how = f"Call {call}; where there is no network, put {files} into {data.base} first"
     elif archives:
-        files = " and ".join(archive.file for archive in archives)
         how = f"Get {files} from {data.homepage}, put it into {data.base} and call {call}"
     else:
         how = f"Get it from {data.homepage} and unpack it into {data.base}"
