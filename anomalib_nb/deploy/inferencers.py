@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader
 from ..core.errors import did_you_mean, explain
 from ..core.io import load_tree, read_json, write_json
 from ..core.types import Batch
-from ..data.images import from_array, read_image
+from ..data.images import from_array
+from ..data.video import read_frame
 from ..processing.post import PostProcessor
 
 # %% ../../nbs/deploy/01_inferencers.ipynb #3116d857
@@ -54,10 +55,10 @@ def quietly() -> Iterator[None]:
 
 # %% ../../nbs/deploy/01_inferencers.ipynb #911cd6be
 def as_picture(
-    image: Any,  # path, PIL image, or array (H, W, 3) of uint8 or floats in [0, 1]
+    image: Any,  # path, frame of a video, PIL image, or array (H, W, 3) of uint8 or floats in [0, 1]
 ) -> np.ndarray:  # (3, H, W) float32 in [0, 1]
     "One picture as a graph takes it."
-    array = read_image(image) if isinstance(image, (str, Path)) else from_array(image)
+    array = read_frame(image) if isinstance(image, (str, Path)) else from_array(image)
     scale = np.float32(255 if array.dtype == np.uint8 else 1)
     return np.ascontiguousarray(array.transpose(2, 0, 1), np.float32) / scale
 

@@ -58,7 +58,8 @@ class Recording(Callback):
 
     def _listen(self, trainer: Trainer, module: LightningModule, said: Batch, *args: Any) -> None:
         if not len(self.writer):
-            self.writer.images = not Path(said.image_path[0]).is_file()
+            made = "synthetic" in (said.info or [{}])[0]  # some of them may be
+            self.writer.images = made or not Path(said.image_path[0]).is_file()
         self.writer.append(said)
 
     on_test_epoch_start = on_predict_epoch_start = _start
