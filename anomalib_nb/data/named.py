@@ -64,7 +64,8 @@ class NamedDataModule(AnomalibDataModule):
     ):
         self.category = choose_category(category, self.categories, self.title)
         self.base = Path(root or get_settings().data.root / type(self).__name__)  # of all categories
-        loading.setdefault("name", self.category or self.title)
+        if loading.get("name") is None:
+            loading["name"] = self.category or self.title
         super().__init__(self.base / self.category, **loading)
 
     def index(self, root: Path) -> pd.DataFrame:
