@@ -9,7 +9,7 @@ __all__ = ['Resolution', 'PROTOCOLS', 'view', 'read_product', 'RealIAD']
 
 # %% ../../nbs/data/27_real_iad.ipynb #41b1aefa
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ from .layouts import files_below, label_of
 from .named import NamedDataModule
 
 # %% ../../nbs/data/27_real_iad.ipynb #e8b26530
-Resolution = Literal[256, 512, 1024, "raw"]
+Resolution = Literal["256", "512", "1024", "raw"]
 PROTOCOLS = {"multi_view": "realiad_jsons", "single_view": "realiad_jsons_sv",
              **{f"noisy_{share}": f"realiad_jsons_fuiad_{share}" for share in ("0.0", "0.1", "0.2", "0.4")}}
 
@@ -55,7 +55,7 @@ class RealIAD(NamedDataModule):
     "One product of Real-IAD, from five sides."
 
     title, licence = "Real-IAD", "CC BY-NC-SA 4.0"
-    homepage = "https://huggingface.co/datasets/REAL-IAD/Real-IAD"
+    homepage = "https://huggingface.co/datasets/Real-IAD/Real-IAD"
     categories = (
         "audiojack", "bottle_cap", "button_battery", "end_cap", "eraser", "fire_hood", "mint", "mounts", "pcb", "phone_battery",
         "plastic_nut", "plastic_plug", "porcelain_doll", "regulator", "rolled_strip_base", "sim_card_set", "switch", "tape",
@@ -67,11 +67,11 @@ class RealIAD(NamedDataModule):
         self,
         root: str | Path | None = None,  # holds realiad_256 and realiad_jsons; None: RealIAD in the data folder of the workspace
         category: str | None = None,  # the product; None: the first
-        resolution: Resolution = 256,  # which copy of the images is read, pixels
+        resolution: Resolution = "256",  # which copy of the images is read: pixels of a side; a number does too
         protocol: str = "multi_view",  # one of PROTOCOLS
         **loading,  # name, batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
-        for given, known in ((str(resolution), ("256", "512", "1024", "raw")), (protocol, tuple(PROTOCOLS))):
+        for given, known in ((str(resolution), get_args(Resolution)), (protocol, tuple(PROTOCOLS))):
             if given not in known:
                 raise ValueError(explain(f"Real-IAD has no {given!r}", f"Expected one of {', '.join(known)}", did_you_mean(given, known)))
         super().__init__(root, category, **loading)
