@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Literal
 
-import pandas as pd
 from torchmetrics import Metric as TorchMetric
 
 from ..core.errors import did_you_mean, explain
@@ -149,8 +148,10 @@ class Results(dict):
         "Were thresholds fitted on the images that are judged?"
         return "test images" in self.fitted_on
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> Any:
         "A table, one row per number: level, metric, value, bound, note."
+        import pandas as pd  # not needed by a shipped model, which loads this module
+
         names = [name.split("_", 1) for name in self]
         return pd.DataFrame({
             "level": [level for level, _ in names], "metric": [metric for _, metric in names],
