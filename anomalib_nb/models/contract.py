@@ -89,6 +89,8 @@ def learns_by(
     model: AnomalyModule | type[AnomalyModule],  # an instance or a class
 ) -> Literal["gradient", "memory", "nothing"]:
     "What fitting a model means, seen from the methods that it defines."
+    if isinstance(inner := getattr(model, "inner", None), AnomalyModule):
+        return learns_by(inner)
     cls = model if isinstance(model, type) else type(model)
     if cls.configure_optimizers is not AnomalyModule.configure_optimizers:
         return "gradient"
