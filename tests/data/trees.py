@@ -15,8 +15,11 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
+import scipy.io
+import tifffile
 from PIL import Image
 
 from anomalib_nb.core.io import write_atomic, write_json
@@ -262,3 +265,124 @@ def kaputt(root: Path) -> None:
         (root / "datasets").mkdir(exist_ok=True)
         pd.DataFrame(queries).to_parquet(root / f"datasets/query-{part}.parquet")
         pd.DataFrame(references).to_parquet(root / f"datasets/reference-{part}.parquet")
+
+
+def paint_depth(path: Path, size: tuple[int, int] = (32, 32)) -> Path:
+    "Write points (height, width, 3) in metres, none of them measured in the first rows."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    points = np.random.default_rng(zlib.crc32(path.as_posix().encode())).uniform(
+        0.3, 0.5, (*size, 3)
+    )
+    points[:4] = 0
+    tifffile.imwrite(path, points.astype(np.float32))
+    return path
+
+
+def scans(place: Path, defect: str, truth: str, name: str = "{:03}", count: int = 4) -> None:
+    "Write scans in the layout of MVTec 3D-AD; masks of good scans are black."
+    for folder in ("train/good", "validation/good", "test/good", f"test/{defect}"):
+        for i in range(count):
+            paint(place / folder / "rgb" / f"{name.format(i)}.png")
+            paint_depth(place / folder / "xyz" / f"{name.format(i)}.tiff")
+            if "test" in folder:
+                paint_mask(place / folder / truth / f"{name.format(i)}.png", empty="good" in folder)
+
+
+@tree("MVTec3D")
+def mvtec_3d(root: Path) -> None:
+    scans(root / "bagel", "hole", "gt")
+
+
+@tree("ADAM3D")
+def adam_3d(root: Path) -> None:
+    scans(root / "1m1", "warp", "ground_truth", "{:03}_C")
+
+
+@tree("Folder3D")
+def folder_3d(root: Path) -> dict:
+    for i in range(4):
+        for folder in ("ok", "ok_test", "bad"):
+            paint(root / folder / f"{i}.png", mode="RGBA")
+            paint_depth(root / f"{folder}_z" / f"{i}_depth.tif")
+        paint_mask(root / "marks" / f"{i}.png")
+    places = {"normal": "ok", "normal_test": "ok_test", "abnormal": "bad"}
+    named = {f"{name}_dir": folder for name, folder in places.items()}
+    depth = {f"{name}_depth_dir": f"{folder}_z" for name, folder in places.items()}
+    return {"root": root, "mask_dir": "marks", **named, **depth}
+
+
+def film(path: Path, count: int = 8, codec: str = "mpeg4") -> Path:
+    "Write a video file of frames (32, 32) of noise that no other path has."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(zlib.crc32(path.as_posix().encode()))
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25, bit_rate=4_000_000)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for _ in range(count):
+            noise = rng.integers(40, 200, (32, 32, 3), dtype=np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        file.mux(stream.encode(None))
+    return path
+
+
+def events(count: int = 8) -> np.ndarray:
+    "Masks (count, 32, 32) of a film in which something happens from the third to the fifth frame."
+    masks = np.zeros((count, 32, 32), np.uint8)
+    masks[2:5, 8:16, 8:16] = 1
+    return masks
+
+
+@tree("VideoFolder")
+def video_folder(root: Path) -> dict:
+    film(root / "train/01.mp4"), film(root / "train/02.avi")
+    for i in range(8):
+        paint(root / f"train/03/{i}.png")
+        paint(root / f"test/fall/12/{i}.png")
+        paint_mask(root / f"masks/fall/12/{i}.png", empty=i not in range(2, 5))
+    (
+        film(root / "test/fall/13.mp4"),
+        film(root / "test/good/14.mp4"),
+        film(root / "test/good/15.mp4"),
+    )
+    np.save(root / "masks/fall/13.npy", events())
+    return {"root": root, "clip_length_in_frames": 3}
+
+
+@tree("UCSDped")
+def ucsd_ped(root: Path, category: str = "UCSDped2", masked: int = 4) -> None:
+    for number in range(1, 5):
+        for i in range(1, 13):
+            for split in ("Train", "Test"):
+                paint(root / f"{category}/{split}/{split}{number:03}/{i:03}.tif", mode="L")
+            if number <= masked:
+                mask = root / f"{category}/Test/Test{number:03}_gt/{i:03}.bmp"
+                paint_mask(mask, empty=i not in (2, 12))
+    (root / f"{category}/Test/Test001/._001.tif").write_bytes(b"Mac OS X")
+    lines = [f"TestVideoFile{{end+1}}.gt_frame = [2:2, {11 + n}:12];" for n in range(2)] * 2
+    write_atomic(root / f"{category}/Test/{category}.m", "\n".join(lines))
+
+
+@tree("Avenue")
+def avenue(root: Path) -> None:
+    truth = root / "ground_truth_demo/testing_label_mask"
+    truth.mkdir(parents=True)
+    for number in range(1, 4):
+        (
+            film(root / f"training_videos/{number:02}.avi"),
+            film(root / f"testing_videos/{number:02}.avi"),
+        )
+        cell = np.empty((1, 8), object)
+        cell[0, :] = list(events())
+        scipy.io.savemat(truth / f"{number}_label.mat", {"volLabel": cell})
+
+
+@tree("ShanghaiTech")
+def shanghai_tech(root: Path, scene: str = "01") -> None:
+    for number in range(1, 4):
+        film(root / f"training/videos/{scene}_{number:03}.avi")
+        name = f"{scene}_{13 + number:04}"
+        for i in range(8):
+            paint(root / f"testing/frames/{name}/{i:03}.jpg")
+        for kind, truth in {"pixel": events(), "frame": events().any((1, 2)).astype(int)}.items():
+            (root / f"testing/test_{kind}_mask").mkdir(exist_ok=True)
+            np.save(root / f"testing/test_{kind}_mask/{name}.npy", truth)
