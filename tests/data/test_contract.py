@@ -1,7 +1,9 @@
 """Every data set of the list, on a small tree of its true layout."""
 
+import re
 import socket
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +70,22 @@ def test_it_says_what_it_is(opened):
     data = opened()
     assert data.name in repr(data) and str(len(data.table)) in repr(data)
     assert len(data._repr_html_()) > 100
+
+
+def test_a_broken_file_is_named_or_left_out(opened):
+    table = opened().table
+    paths = [
+        path for path in table.loc[table["split"] == "train", "image_path"] if Path(path).is_file()
+    ]
+    if not paths:
+        return  # drawn, or frames of videos
+    Path(paths[0]).write_bytes(b"broken")
+    with pytest.raises(ValueError, match=re.escape(Path(paths[0]).name)):
+        list(opened().train_dataloader())
+    data = opened(on_error="skip")
+    with pytest.warns(UserWarning, match="left out"):
+        read = [path for batch in data.train_dataloader() for path in batch.image_path]
+    assert read and paths[0] not in read and data.skipped["image_path"].tolist() == [paths[0]]
 
 
 def test_absent_data_are_explained(name, tmp_path, monkeypatch):
