@@ -16,8 +16,8 @@ import pandas as pd
 
 from ..core.errors import explain
 from .datamodule import AnomalibDataModule
-from .images import is_image, list_images
-from .layouts import has_layout, label_of, labelled_rows, read_layout, sub_folder, with_masks
+from .images import image_paths, is_image
+from .layouts import has_layout, label_of, labelled_rows, parted, read_layout, sub_folder, with_masks
 
 # %% ../../nbs/data/10_folder.ipynb #955bd354
 Place = str | Path | Sequence[str | Path] | None
@@ -35,13 +35,13 @@ def places(
 def images_of(
     root: Path,  # the data set's folder
     place: str | Path,  # a folder, or a pattern, below it
-) -> list[Path]:
+) -> list[str]:
     "The images of a place; an error if there are none."
     folder = root / place
     hits = [folder] if folder.is_dir() else [root / name for name in sorted(glob(str(place), root_dir=root, recursive=True))]
     if not hits:
         raise FileNotFoundError(explain(f"There is no folder {folder}", "Expected a folder or a pattern such as 'shots/ok_*.png'", "Check the path"))
-    found = {path: path for hit in hits for path in (list_images(hit) if hit.is_dir() else [hit]) if is_image(path)}
+    found = {path: path for hit in hits for path in (image_paths(hit) if hit.is_dir() else [str(hit)]) if is_image(path)}
     if not found:
         raise ValueError(explain(f"There are no images in {folder}", "Expected png, jpg, bmp, tif or webp files", "Check the path"))
     return list(found)
@@ -54,10 +54,11 @@ def rows_of(
     label: str = "",  # of all of them; "" takes the name of the folder
 ) -> list[dict[str, str]]:  # image_path, split, label
     "The rows of one or several places."
-    def named(path: Path) -> str:
-        return "defect" if label_of(path.parent.name) == "good" or path.parent == root else path.parent.name
+    def named(path: str) -> str:
+        folder, name, _ = parted(path)
+        return "defect" if label_of(name) == "good" or folder == str(root) else name
 
-    return [{"image_path": str(path), "split": split, "label": label or named(path)}
+    return [{"image_path": path, "split": split, "label": label or named(path)}
             for each in places(place) for path in images_of(root, each)]
 
 # %% ../../nbs/data/10_folder.ipynb #07ec3505

@@ -56,9 +56,10 @@ def image_paths(
     above: tuple = (),  # the folders we are in, for links that lead back
 ) -> Iterator[str]:  # folder by folder
     "The paths of the images below a folder."
-    here = os.stat(folder)
-    here = (here.st_dev, here.st_ino)
-    if here in above:
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(explain(f"There is no folder {folder}", fix="Check the path"))
+    about = os.stat(folder)
+    if (here := (about.st_dev, about.st_ino)) in above:
         return
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
@@ -73,8 +74,6 @@ def list_images(
     folder: Path | str,  # searched with all its sub-folders
 ) -> list[Path]:  # sorted
     "The images below a folder."
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(explain(f"There is no folder {folder}", fix="Check the path"))
     return sorted(map(Path, image_paths(folder)))
 
 # %% ../../nbs/data/00_images.ipynb #afffc304
