@@ -17,6 +17,7 @@ import pandas as pd
 
 from ..core.errors import explain
 from ..data.datamodule import AnomalibDataModule, get_datamodule, list_datasets
+from ..data.overview import as_html
 from .session import Step
 from ..widgets.base import sheet
 
@@ -98,7 +99,7 @@ class DataStep(Step):
         if self.data is None:
             return self.say("Choose a data set, or the folder of one.")
         self.say("")
-        self.facts.value = self.data._repr_html_()
+        self.facts.value = as_html(self.data, pictures=False)
         kind = type(self.data).__name__
         self.name.value = kind if kind in self.name.options else self.name.value
         self.split.options = [s for s in ("train", "val", "test") if (self.data.table["split"] == s).any()]
