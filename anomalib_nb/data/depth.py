@@ -125,6 +125,8 @@ def read_scans(
     places = {"train": root / "train", "val": root / "validation", "test": root / "test"}
     labels = [(label, split) for split, place in places.items() if place.is_dir()
               for label in sorted(place.iterdir()) if sub_folder(label, "rgb")]
+    if not labels:
+        raise FileNotFoundError(explain(f"There are no scans in {root}", f"Expected {root / 'train' / 'good' / 'rgb'}, and beside it xyz", "Check the path"))
     return pd.concat([scans_of(label, split) for label, split in labels], ignore_index=True)
 
 # %% ../../nbs/data/50_depth.ipynb #31735a88
