@@ -149,6 +149,15 @@ def test_good_views_of_a_defective_part_do_not_train():
     assert share(data) == {"train": (6, 0), "test": (6, 3)}
 
 
+def test_kinds_that_occur_once_are_on_both_sides():
+    labels = ["good"] * 4 + ["dent", "hole", "stain", "crack"]
+    table = pd.DataFrame({"image_path": [f"{i}.png" for i in range(8)], "label": labels})
+    moved = table[stratified(table, 0.5, 0)]
+    assert (moved["label"] == "good").sum() == 2 and len(moved) == 4
+    grouped = table.assign(label=labels, group=list("aabbccdd"))  # groups of mixed labels
+    assert stratified(grouped, 0.5, 0).sum() == 4
+
+
 def test_images_without_a_group_are_their_own():
     table = module(group=lambda t: [None, ""] * 10).table
     assert belongs_to(table).nunique() == len(table)
