@@ -106,7 +106,7 @@ class AnomalibDataset(Dataset):
         path, mask_path = (self.columns[name][i] for name in ("image_path", "mask_path"))
         picture = self.read_image.at(path, self.size)
         item = Batch(image=torch.from_numpy(picture.values), image_path=path, mask_path=mask_path,
-                     info={name: self.columns[name][i] for name in self.said})
+                     info={**{name: self.columns[name][i] for name in self.said}, "image_size": tuple(picture.shape)})
         if self.labelled:
             item.gt_label = self.truth[i]
         if self.masks:

@@ -173,9 +173,12 @@ class Inferencer:
         "Raw scores and maps, and the decisions at the current thresholds; numpy."
         images = as_list(images)
         most = 1 if self.metadata.get("batch") == 1 else 8
-        fields = joined([self.raw(block) for block in blocks(images, most)])
+        answers, sizes = [], []
+        for block in blocks(images, most):
+            answers.append(self.raw(block))
+            sizes += [{"image_size": block.shape[2:]}] * len(block)
         names = [str(image) if isinstance(image, (str, Path)) else f"image_{i:04}" for i, image in enumerate(images)]
-        return self.post(Batch(image_path=names, **fields))
+        return self.post(Batch(image_path=names, info=sizes, **joined(answers)))
 
     def save_thresholds(self) -> None:
         "Write the current thresholds into the folder."
@@ -247,14 +250,13 @@ def from_checkpoint(
 ) -> Any:  # an AnomalyModule
     "The model of a checkpoint, as it was at that epoch."
     from anomalib_nb.models.contract import restore
-    from anomalib_nb.models.zoo import get_model
+    from anomalib_nb.models.zoo import built
 
     tree = load_tree(path)
     if not isinstance(tree, dict) or "anomalib_nb" not in tree:
         raise ValueError(explain(f"{path} is no checkpoint of this library", "Expected a file from a run's checkpoints folder"))
     said = tree["anomalib_nb"]
-    arguments = {**said["arguments"], **({"weights": "random"} if "weights" in said["arguments"] else {})}
-    return restore(get_model(said["model"], **arguments), {**said, "state": tree["state_dict"]})
+    return restore(built(said), {**said, "state": tree["state_dict"]})
 
 # %% ../../nbs/deploy/01_inferencers.ipynb #180cd9c4
 class LightningInferencer(Inferencer):

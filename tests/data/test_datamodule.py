@@ -54,7 +54,7 @@ def test_items_carry_the_words_of_their_row(parts):
             return table.assign(group="a", regions=[[{"defect": i}] for i in range(len(table))])
 
     batch = next(iter(Views(parts, val_split_mode="none", num_workers=1).test_dataloader()))
-    assert set(batch.info[0]) == {"label", "split", "group", "regions"}
+    assert set(batch.info[0]) == {"label", "split", "group", "regions", "image_size"}
     assert [i["label"] == "dent" for i in batch.info] == batch.gt_label.tolist()
     assert isinstance(batch.info[0]["regions"][0]["defect"], int)
 

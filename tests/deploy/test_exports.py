@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from anomalib_nb.core.types import Batch
-from anomalib_nb.data import DemoData
+from anomalib_nb.data import DemoData, to_tensor
 from anomalib_nb.data.images import read_image
 from anomalib_nb.deploy import (
     Inferencer,
@@ -26,6 +27,7 @@ from anomalib_nb.deploy import (
 from anomalib_nb.deploy.export import export
 from anomalib_nb.deploy.parity import parity
 from anomalib_nb.engine import Engine
+from anomalib_nb.layers.resize import resize
 from anomalib_nb.models import PatchCore
 from anomalib_nb.processing.pre import PreProcessor
 
@@ -91,6 +93,26 @@ def test_images_of_any_size_alone_and_together(format, exports, fitted):
         for said in (together[i : i + 1], alone):
             assert np.allclose(said.pred_score, truth.pred_score, rtol=1e-4)
             assert np.allclose(said.anomaly_map, truth.anomaly_map, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_resize_of_training_is_in_the_graph(format, exports, fitted, data):
+    "Fourteen pixels become one: with another antialiasing, or none, the answers would be far apart."
+    y, x = np.mgrid[:900, :1200]
+    stripes = np.where((x + y) % 3 == 0, 255, 0)[..., None] * np.ones(3)
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3))
+    for picture in (np.uint8(stripes), np.uint8(noise)):
+        image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+        loaded = to_tensor(picture, (64, 64))[None]  # what training sees
+        assert torch.allclose(resize(image, (64, 64)), loaded, atol=1e-5)
+        with torch.no_grad():
+            truth = fitted[0](fitted[0].pre(loaded))
+            rough = fitted[0](fitted[0].pre(F.interpolate(image, (64, 64), mode="bilinear")))
+        said = Inferencer(exports[format])(picture)
+        assert said.info[0]["image_size"] == (900, 1200)
+        assert np.allclose(said.pred_score, truth.pred_score, rtol=1e-3)
+        assert np.allclose(said.anomaly_map, truth.anomaly_map, rtol=5e-3, atol=5e-3)
+        assert not np.allclose(said.pred_score, rough.pred_score, rtol=0.02)
 
 
 @pytest.mark.parametrize("format", FORMATS)
