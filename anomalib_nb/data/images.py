@@ -14,6 +14,7 @@ __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'HEAD', 'Cache', 'is_image
 # %% ../../nbs/data/00_images.ipynb #bf2c46e0
 import hashlib
 import json
+import logging
 import mmap
 import os
 import stat
@@ -150,7 +151,7 @@ def open_image(
     "Open, turn upright and convert an image, with an error that names the file."
     with named(path):
         check_file(path)
-        with Image.open(path, formats=FORMATS) as image:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:  # by name, Pillow skews some turned TIFFs
             check_pixels(image.height, image.width)
             turned = image.getexif().get(0x0112, 1) != 1
             return convert(ImageOps.exif_transpose(image) if turned else image)
@@ -160,17 +161,20 @@ def has_bands(
     path: Path | str,  # any image file
     white: float | None = None,  # as in `read_image`
 ) -> bool:
-    "Is it a TIFF that is more than a picture: five channels, floats in colour, or a white of its own?"
+    "Is it a TIFF that Pillow would refuse or round: five channels, floats in colour, a white of its own?"
     if not str(path).lower().endswith((".tif", ".tiff")):
         return False
     try:
         with Image.open(path, formats=["TIFF"]) as image:
-            channels, bits = image.tag_v2.get(277, 1), image.tag_v2.get(258, (1,))[0]
-            return channels > 4 or white is not None and channels > 1 and bits > 8
+            channels, bits, apart = image.tag_v2.get(277, 1), image.tag_v2.get(258, (1,))[0], image.tag_v2.get(284) == 2
+            return channels > 4 or channels > 1 and bits > 8 and (white is not None or apart)
     except UnidentifiedImageError:
         return True
 
 # %% ../../nbs/data/00_images.ipynb #02f53661
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it need not print what the error will say
+
+
 def read_bands(
     path: Path | str,  # a TIFF
 ) -> np.ndarray:  # (H, W, C), in the type of the file
@@ -417,7 +421,7 @@ class DiskCache:
         try:
             with open(place, "rb") as file:
                 picture, sum_of = unpacked(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        except (OSError, ValueError):  # absent, or no picture
+        except (OSError, ValueError, KeyError, TypeError):  # absent, or no picture
             return None
         if place not in self.trusted:
             if zlib.crc32(picture.values) != sum_of:
