@@ -7,7 +7,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/layouts.html.md"""
 # %% auto #0
 __all__ = ['MASK_ENDINGS', 'TEXT_COLUMNS', 'label_of', 'sub_folder', 'labelled_rows', 'parted', 'stems', 'masks_by_name',
            'match_masks', 'report', 'names', 'has_layout', 'read_layout', 'with_masks', 'mask_folders', 'read_masks',
-           'read_union', 'parquet', 'read_table', 'files_below', 'check_files']
+           'read_union', 'parquet', 'read_table', 'joined', 'files_below', 'check_files']
 
 # %% ../../nbs/data/04_layouts.ipynb #dcf64580
 import os
@@ -222,19 +222,28 @@ def read_table(
     except (ValueError, AttributeError, TypeError) as error:  # what pandas and pyarrow say of a file that is none
         raise ValueError(explain(f"{path} cannot be read as {path.suffix[1:]} ({error})", fix="Save it anew")) from None
 
+# %% ../../nbs/data/04_layouts.ipynb #8619ae8e
+def joined(
+    root: Path | str,  # a folder
+    paths: Iterable[str],  # relative to it, or absolute
+) -> list[str]:
+    "Paths from a folder on, each written in the shortest way."
+    return [os.path.normpath(os.path.join(root, path)) for path in paths]
+
 # %% ../../nbs/data/04_layouts.ipynb #0e45a0fb
 def files_below(
     root: Path | str,  # the folder to stay in
     paths: Iterable[str],  # relative to it, or absolute
 ) -> list[str]:
     "Each path below a folder, or a `ValueError` that lists those that lead out of it."
-    home, full = Path(root).resolve(), [Path(root) / path for path in paths]
-    away = {folder for folder in {path.parent for path in full} if not folder.resolve().is_relative_to(home)}
-    lost = [str(path) for path in full if path.parent in away]
-    if lost:
+    paths, home = list(paths), Path(root).resolve()
+    full = joined(root, paths)
+    away = {folder for folder in set(map(os.path.dirname, full)) if not Path(folder).resolve().is_relative_to(home)}
+    if away:
+        lost = [path for path, place in zip(paths, full) if os.path.dirname(place) in away]
         raise ValueError(explain(f"{len(lost)} of {len(full)} paths lead out of {root}: {', '.join(lost[:5])}", "Expected files below it",
                                  "Correct the paths, or give the folder that holds all of them"))
-    return [str(path) for path in full]
+    return full
 
 # %% ../../nbs/data/04_layouts.ipynb #b14806a9
 def check_files(
@@ -243,7 +252,7 @@ def check_files(
 ) -> None:
     "Raise a `FileNotFoundError` that lists the files that do not exist."
     paths = list(paths)
-    lost = [Path(path) for path in paths if not Path(path).is_file()]
+    lost = [Path(path) for path in paths if not os.path.isfile(path)]
     if lost:
         raise FileNotFoundError(explain(f"{len(lost)} of {len(paths)} files do not exist: {names(lost)}",
                                         f"Expected them below {root}", "Correct the paths, or say which folder they are relative to: root=…"))

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core.errors import explain
 from .datamodule import INDEX, AnomalibDataModule
-from .layouts import check_files, files_below, label_of, read_table
+from .layouts import check_files, files_below, joined, label_of, read_table
 
 # %% ../../nbs/data/12_tabular.ipynb #7ca1bdd6
 Samples = str | Path | pd.DataFrame | Mapping | Sequence
@@ -127,7 +127,7 @@ class Tabular(AnomalibDataModule):
         table = read_samples(self.samples)
         for column in ("image_path", "mask_path"):
             told = table.loc[table[column] != "", column].map(str)
-            paths = files_below(root, told) if self.confined else [str(root / path) for path in told]
+            paths = (files_below if self.confined else joined)(root, told)
             check_files(paths, root)
             table.loc[told.index, column] = paths
         return table
