@@ -1,6 +1,7 @@
 """Films: every frame where it belongs, in every file; clips, masks, splits; nothing read runs code."""
 
 import pickle
+import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -119,6 +120,7 @@ def test_every_frame_is_where_it_belongs(tmp_path, name):
     codec, options = KINDS[name]
     film = VideoFile(write(tmp_path / name, codec, **options), megabytes=0)
     assert len(film) == 50 and film[0].shape == (64, 96, 3)
+    assert film.timing.told == (not name.startswith("no_"))
     order = np.random.default_rng(1).permutation(50).tolist()
     assert [number_of(film[i]) for i in order] == order
     assert [number_of(frame) for frame in film] == list(range(50))
@@ -126,6 +128,17 @@ def test_every_frame_is_where_it_belongs(tmp_path, name):
     assert number_of(film[-1]) == 49
     with pytest.raises(IndexError):
         film[50]
+
+
+def test_a_film_that_lies_on_its_side_is_turned(tmp_path):
+    path = write(tmp_path / "phone.mp4", "libx264", count=3)
+    content = path.read_bytes()
+    matrix = content.index(b"tkhd") + 44
+    assert struct.unpack_from(">3i", content, matrix) == (1 << 16, 0, 0)
+    turned = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    plain = VideoFile(path)[1]
+    path.write_bytes(content[:matrix] + turned + content[matrix + 36 :])
+    assert (VideoFile(path)[1] == np.rot90(plain, -1)).all()
 
 
 def test_frames_of_uneven_pace(tmp_path):
