@@ -236,7 +236,7 @@ def paint(
     image = read(source)
     image = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)  # a reader may give floats in [0, 1]
     own = hashlib.sha256(f"{seed}/{'/'.join(Path(source).parts[-2:])}".encode()).digest()
-    return get_defect(name)(image, int.from_bytes(own[:4]))
+    return get_defect(name)(image, int.from_bytes(own[:4], "big"))
 
 # %% ../../nbs/data/02_datamodule.ipynb #ec23f2a3
 def read_painted(
