@@ -450,8 +450,7 @@ def export(
 def refitted(
     run: Path,  # a run of `fit`
     data: Any,  # an AnomalibDataModule
-    rule: str,  # f1 or fpr
-    target_fpr: float | None,  # in [0, 1]; None leaves it
+    rule: str,  # a threshold rule
 ) -> Any:  # a PostProcessor
     "Thresholds fitted anew on validation images, by a rule."
     import torch
@@ -459,8 +458,8 @@ def refitted(
     from anomalib_nb.core.types import Batch
 
     model = opened(run).eval()
-    data.size, model.post.rule = model.pre.size, rule
-    model.post.target_fpr = model.post.target_fpr if target_fpr is None else target_fpr
+    data.size = model.pre.size
+    model.post.load_state_dict({"threshold_rule": rule, "pixel_threshold_rule": ""})
     with torch.no_grad():
         seen = [model.predict_batch(batch).replace(image=None) for batch in data.val_dataloader()]
     fields = [name for name in ("pred_score", "anomaly_map", "gt_label", "gt_mask") if getattr(seen[0], name) is not None]
@@ -471,8 +470,7 @@ def threshold(
     run: Path,  # a run of fit, the folder of a model, or an export
     image: float | None = None,  # new image threshold, raw
     pixel: float | None = None,  # new pixel threshold, raw
-    rule: Literal["f1", "fpr"] | None = None,  # fit both anew: best F1, or a bound on false alarms
-    target_fpr: float | None = None,  # share of false alarms that "fpr" allows, in [0, 1]
+    rule: str | None = None,  # fit both anew: f1_adaptive, target_fpr(fpr=0.01), conformal(alpha=0.05) ...
     data: Any = None,  # an AnomalibDataModule to fit on; None: the run's
 ) -> None:
     "Show or change the thresholds of a saved model."
@@ -480,9 +478,7 @@ def threshold(
     from anomalib_nb.processing.post import PostProcessor
 
     folder = find_model(run)[0]
-    if target_fpr is not None and rule != "fpr":
-        raise ValueError(explain("--target-fpr belongs to a rule", fix="Add --rule fpr"))
-    post = refitted(run, data_of(run, data), rule, target_fpr) if rule else PostProcessor().load_state_dict(read_metadata(folder)["post"])
+    post = refitted(run, data_of(run, data), rule) if rule else PostProcessor().load_state_dict(read_metadata(folder)["post"])
     given = {f"{level}_threshold": value for level, value in (("image", image), ("pixel", pixel)) if value is not None}
     post.load_state_dict({**given, **({"fitted_on": "set by hand"} if given else {})})
     if given or rule:

@@ -50,7 +50,7 @@ def just_above(
     margin = 1e-3 * (max(abs(largest), largest - smallest) or 1.0) if largest >= smallest else 0.0
     with np.errstate(over="ignore"):
         above = np.float32(max(largest, np.finfo(np.float32).min) + margin)
-    return float(max(above, np.nextafter(np.float32(largest), np.float32(np.inf))))
+        return float(max(above, np.nextafter(np.float32(largest), np.float32(np.inf))))
 
 # %% ../../nbs/metrics/09_threshold_rules.ipynb #c30ac700
 def manual_threshold(
@@ -119,10 +119,11 @@ def cost_per_threshold(
         what = f"A miss costs {miss} and a false alarm {false_alarm}"
         raise ValueError(explain(what, "Expected costs of at least 0"))
     positives, negatives = counted.positives, counted.negatives
-    prior = positives / (positives + negatives) if prior is None else as_share("prior", prior)
-    missed = np.append(0, np.cumsum(counted.count))
-    alarms = np.append(negatives - counted.below, 0)
-    return prior * miss * missed / positives + (1 - prior) * false_alarm * alarms / negatives
+    missed = miss * np.append(0, np.cumsum(counted.count))
+    alarms = false_alarm * np.append(negatives - counted.below, 0)
+    if prior is None:
+        return (missed + alarms) / (positives + negatives)
+    return as_share("prior", prior) * missed / positives + (1 - prior) * alarms / negatives
 
 # %% ../../nbs/metrics/09_threshold_rules.ipynb #880b94a7
 def cost_threshold(

@@ -195,9 +195,7 @@ def test_thresholds_are_shown_set_and_fitted_by_a_rule(run, tmp_path, capsys):
                 "--run",
                 str(exported),
                 "--rule",
-                "fpr",
-                "--target-fpr",
-                "0.5",
+                "target_fpr(fpr=0.5)",
                 "--data",
                 "tiles",
             ]
@@ -206,11 +204,12 @@ def test_thresholds_are_shown_set_and_fitted_by_a_rule(run, tmp_path, capsys):
     )
     fitted = read_metadata(exported)["post"]
     assert (
-        fitted["rule"] == "fpr"
-        and fitted["target_fpr"] == 0.5
+        fitted["threshold_rule"] == "target_fpr(fpr=0.5)"
+        and fitted["fitted_on"].startswith("target_fpr(fpr=0.5) on ")
         and fitted["image_threshold"] not in (0.62, before["image_threshold"])
     )
-    assert main(["threshold", "--run", str(exported), "--rule", "f1", "--data", "tiles"]) == 0
+    again = ["threshold", "--run", str(exported), "--rule", "f1_adaptive", "--data", "tiles"]
+    assert main(again) == 0
     assert read_metadata(exported)["post"]["image_threshold"] == pytest.approx(
         before["image_threshold"], rel=1e-6
     )
