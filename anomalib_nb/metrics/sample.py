@@ -207,8 +207,12 @@ class Sample:
 def sorted_normal(
     sample: Sample,  # of a run
 ) -> tuple[np.ndarray, np.ndarray]:  # both ascending
-    "The scores of normal images, and those around defects, sorted."
-    return np.sort(sample.normal), np.sort(sample.background)
+    "The scores of normal images, and those around defects, sorted in place."
+    sizes = np.unique(sample.images[sample.images[:, 1] == 0, 0])
+    normal = sample.normal.copy() if len(sizes) > 1 else sample.normal
+    for scores in (normal, sample.background):
+        scores.sort()
+    return normal, sample.background
 
 # %% ../../nbs/metrics/00_sample.ipynb #e4ec9a7d
 def count_sample(

@@ -6,10 +6,11 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/summary.html.md"""
 
 # %% auto #0
 __all__ = ['SCORE', 'ABOVE_LOW', 'ABOVE_HIGH', 'FROM_LOW', 'FROM_HIGH', 'FINENESS', 'PIECE', 'summarize', 'bounds_at', 'merge',
-           'thin', 'carry', 'absorb', 'merge_states', 'Bounded']
+           'cells', 'thin', 'first_ranks', 'brief', 'carry', 'absorb', 'merge_states', 'Bounded']
 
 # %% ../../nbs/metrics/01_summary.ipynb #859e984f
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -59,20 +60,45 @@ def merge(
     return np.column_stack([x, sum(bounds_at(each, x) for each in filled)])
 
 # %% ../../nbs/metrics/01_summary.ipynb #d60ba21d
-FINENESS = 1 / 16384  # the width of a cell, relative to what lies above it
+FINENESS = 1 / 8192  # the width of a cell, relative to what lies above it
 
 # %% ../../nbs/metrics/01_summary.ipynb #e6bd3fbe
+def cells(
+    amount: np.ndarray,  # weight above and at scores, in units
+) -> np.ndarray:  # integers
+    "The cell of each amount."
+    share = FINENESS * amount
+    return np.floor(np.where(share < 1, share, 1 + np.log(np.maximum(share, 1))) / FINENESS)
+
+# %% ../../nbs/metrics/01_summary.ipynb #0e860088
 def thin(
     summary: np.ndarray,  # (m, 5)
     unit: float = 1.0,  # weight that has a cell of its own at the top
 ) -> np.ndarray:  # fewer rows
     "Drop rows, so that bounds loosen by at most one cell."
-    amount = FINENESS * summary[:, FROM_HIGH] / unit
-    amount = np.where(amount < 1, amount, 1 + np.log(np.maximum(amount, 1)))
-    cell = np.floor(amount / FINENESS)
+    cell = cells(summary[:, FROM_HIGH] / unit)
     kept = np.append(True, cell[1:] != cell[:-1])[: len(cell)]
     kept[-1:] = True  # the lowest score: below it lies everything
     return summary[kept]
+
+# %% ../../nbs/metrics/01_summary.ipynb #f4c38083
+@lru_cache(maxsize=2)
+def first_ranks(
+    count: int,  # scores
+) -> np.ndarray:  # ascending
+    "The ranks from the top at which a cell begins, and the last rank."
+    cell = cells(np.arange(1, count + 1))
+    return np.append(np.flatnonzero(np.diff(cell, prepend=-1)), count - 1)
+
+# %% ../../nbs/metrics/01_summary.ipynb #c058541c
+def brief(
+    scores: np.ndarray,  # (n,) at least one
+) -> np.ndarray:  # (m, 5)
+    "The summary of some scores with a row for each cell."
+    ranked = np.sort(scores)
+    x = np.unique(ranked[len(ranked) - 1 - first_ranks(len(ranked))])[::-1]
+    above, reached = (len(ranked) - np.searchsorted(ranked, x, side) for side in ("right", "left"))
+    return np.stack([x, above, above, reached, reached], 1, dtype=np.float64)
 
 # %% ../../nbs/metrics/01_summary.ipynb #83cba6c4
 def carry(
@@ -86,7 +112,7 @@ def carry(
     return levels
 
 # %% ../../nbs/metrics/01_summary.ipynb #bba6e9e5
-PIECE = 2**20  # scores summarised at a time
+PIECE = 2**21  # scores summarised at a time
 
 # %% ../../nbs/metrics/01_summary.ipynb #d300bf81
 def absorb(
@@ -99,8 +125,8 @@ def absorb(
     levels = list(levels)
     for start in range(0, len(scores), PIECE):
         piece = slice(start, start + PIECE)
-        heavy = None if weights is None else weights[piece]
-        levels = carry([*levels, thin(summarize(scores[piece], heavy), unit)], unit)
+        new = brief(scores[piece]) if weights is None else thin(summarize(scores[piece], weights[piece]), unit)
+        levels = carry([*levels, new], unit)
     return levels
 
 # %% ../../nbs/metrics/01_summary.ipynb #3315ffd1
