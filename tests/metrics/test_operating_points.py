@@ -13,8 +13,12 @@ from sklearn import metrics as sklearn
 from anomalib_nb.core import Batch
 from anomalib_nb.metrics import (
     AnomalyScoreDistribution,
+    ConformalThreshold,
     Evaluator,
+    F1AdaptiveThreshold,
     FPRAtRecall,
+    IoU,
+    MEBin,
     MinMax,
     PBn,
     PGn,
@@ -296,3 +300,63 @@ def test_nothing_seen():
         warnings.simplefilter("ignore")
         found, ends = AnomalyScoreDistribution().compute(), MinMax().compute()
     assert math.isnan(found.image_mean) and found.left_out == 0 and ends == (math.inf, -math.inf)
+
+
+# ---- two processes -------------------------------------------------------------------------------
+
+
+def metrics_to_share():
+    return {
+        "pg": PGn(0.1),
+        "recall": RecallAtFPR(0.1),
+        "range": MinMax(),
+        "spread": AnomalyScoreDistribution(),
+        "conformal": ConformalThreshold(0.3),
+        "f1": F1AdaptiveThreshold(),
+        "iou": IoU(),
+        "mebin": MEBin(),
+    }
+
+
+def fed(metrics, rows):
+    "The metrics with some rows of a fixed run."
+    random = np.random.default_rng(0)
+    truth = random.random((12, 6, 6)) < 0.2
+    truth[::2] = False
+    maps = random.lognormal(size=truth.shape).astype(np.float32) + truth
+    for name, metric in metrics.items():
+        for i in rows:
+            one = slice(i, i + 1)
+            if name == "range" or name == "mebin":
+                metric.update(maps[one])
+            elif name == "spread":
+                metric.update(maps[one].max((1, 2)), maps[one])
+            else:
+                metric.update(maps[one] > 1.5 if name == "iou" else maps[one], truth[one])
+    return metrics
+
+
+def plain(values):
+    return {
+        name: [np.asarray(part).tolist() for part in np.atleast_1d(np.asarray(value, object))]
+        for name, value in values.items()
+    }
+
+
+def one_process(rank, folder, rows):
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    found = {name: metric.compute() for name, metric in fed(metrics_to_share(), rows[rank]).items()}
+    torch.save(plain(found), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("rows", [(range(0, 5), range(5, 12)), (range(12), range(0))])
+def test_two_processes_give_what_one_gives(rows, tmp_path):
+    torch.multiprocessing.spawn(one_process, (str(tmp_path), rows), nprocs=2)
+    whole = plain({name: m.compute() for name, m in fed(metrics_to_share(), range(12)).items()})
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert set(shared) == set(whole)
+        for name, parts in whole.items():
+            for a, b in zip(shared[name], parts, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-9, err_msg=name)
