@@ -7,7 +7,8 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/pimo.html.md"""
 # %% auto #0
 __all__ = ['ENOUGH', 'Group', 'normal_groups', 'false_alarms', 'strict_thresholds', 'shares_found', 'log_area', 'checked_bounds',
            'warn_if_coarse', 'defects', 'every_threshold', 'on_a_grid', 'aupimo_of', 'aupimo', 'PimoCurves',
-           'pimo_curves', 'pimo', 'profile_summary', 'aupimo_between', 'top_of', 'aupimos_between', 'AUPIMO']
+           'pimo_curves', 'pimo', 'profile_summary', 'aupimo_between', 'top_of', 'aupimos_between', 'pimo_between',
+           'AUPIMO', 'no_curves', 'PIMO']
 
 # %% ../../nbs/metrics/07_pimo.ipynb #d69a2696
 import math
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from ..core.errors import explain
-from .curves import best_case, undefined, worst_case
+from .curves import best_case, no_curve, undefined, worst_case
 from .evaluator import Metric
 from .sample import Sample, sorted_normal, split
 from .store import Bounds
@@ -273,6 +274,21 @@ def aupimos_between(
     found[counts > 0] = [aupimo_between(normal, part, fpr_bounds) for part in parts]
     return found
 
+# %% ../../nbs/metrics/07_pimo.ipynb #6fc53a37
+def pimo_between(
+    bounds: Bounds,  # of a stream with profiles, with normal images and others
+    upper: float = 1e-2,  # largest rate of interest
+) -> tuple[PimoCurves, PimoCurves]:  # worst, best
+    "The outermost per-image overlap curves of a stream."
+    normal, counts = bounds.streams.normal, bounds.images[:, 1]
+    x = top_of(normal, upper)[:-1, SCORE]
+    wrong = bounds_at(normal, x) / normal[-1, FROM_HIGH]
+    parts = [profile_summary(*each) for each in zip(bounds.profiles, counts[counts > 0])]
+    right = np.array([bounds_at(part, x) / part[-1, FROM_HIGH] for part in parts])  # (n, k, 4)
+    images = np.flatnonzero(counts)
+    worst, best = ((wrong[:, 3], right[..., 2]), (wrong[:, 2], right[..., 3]))
+    return PimoCurves(*worst, x, images), PimoCurves(*best, x, images)
+
 # %% ../../nbs/metrics/07_pimo.ipynb #c6dcd610
 class AUPIMO(Metric):
     "Mean area under the per-image overlap curves; `scores` holds that of each image."
@@ -298,3 +314,34 @@ class AUPIMO(Metric):
         found = aupimos_between(bounds, self.fpr_bounds)
         self.scores = found.mean(1)
         return tuple(np.nanmean(found, 0)) if np.isfinite(found).any() else (math.nan, math.nan)
+
+# %% ../../nbs/metrics/07_pimo.ipynb #af1b0e19
+def no_curves(
+    images: np.ndarray,  # (N, 3) pixels, anomalous pixels, regions
+) -> PimoCurves:  # NaN
+    "Curves that do not exist, with a warning that tells why."
+    fpr, _, thresholds = no_curve("PIMO", "both normal images and images with a defect")
+    marked = np.flatnonzero(images[:, 1])
+    return PimoCurves(fpr, np.full((len(marked), 1), np.nan), thresholds, marked)
+
+# %% ../../nbs/metrics/07_pimo.ipynb #be3de36c
+class PIMO(Metric):
+    "The per-image overlap curves up to a rate; in a stream, the worst and the best ones."
+
+    fields, needs, scalar = {"pixel": Metric.fields["pixel"]}, ("profiles",), False
+
+    def __init__(
+        self,
+        upper: float = 1e-2,  # largest rate of interest, in (0, 1]
+        **options,  # of the metric
+    ):
+        super().__init__(**options)
+        self.upper = upper
+
+    def measure(self, sample: Sample) -> PimoCurves:
+        both = len(sample.normal) and len(sample.anomalous)
+        return pimo_curves(sample, self.upper) if both else no_curves(sample.images)
+
+    def within(self, bounds: Bounds) -> tuple[PimoCurves, PimoCurves]:
+        both = len(bounds.streams.normal) and len(bounds.profiles)
+        return pimo_between(bounds, self.upper) if both else (no_curves(bounds.images),) * 2

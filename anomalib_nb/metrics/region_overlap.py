@@ -6,7 +6,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/region_overlap.html.md""
 
 # %% auto #0
 __all__ = ['AuproRule', 'pro_of', 'pro', 'worth', 'overlap_curve', 'pro_curve', 'at_equal_ranks', 'aupro_of', 'checked_limit',
-           'aupro', 'overlap_at', 'PRO', 'AUPRO']
+           'aupro', 'overlap_at', 'PRO', 'AUPRO', 'PROCurve']
 
 # %% ../../nbs/metrics/06_region_overlap.ipynb #0ca55cef
 import math
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.errors import did_you_mean, explain
-from .curves import area, area_between, corners, undefined
+from .curves import area, area_between, corners, no_curve, roc_between, undefined
 from .evaluator import Metric
 from .sample import Sample, Tally, paired, split
 from .store import Bounds, Counts, Decisions, all_normal, count_decisions, weights
@@ -185,3 +185,21 @@ class AUPRO(Metric):
         if not len(normal) or not len(regions):
             return (undefined("AUPRO", "both regions and background"),) * 2
         return area_between(normal, regions, self.fpr_limit)
+
+# %% ../../nbs/metrics/06_region_overlap.ipynb #d965801d
+class PROCurve(Metric):
+    "FPR, PRO and thresholds at the corners of the curve; in a stream, of the worst and the best one."
+
+    fields = {"pixel": Metric.fields["pixel"]}
+    scalar = False
+
+    def measure(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not sample.tally.positives or not sample.tally.negatives:
+            return no_curve(self.name, "both regions and background")
+        return overlap_curve(sample.tally, sample.anomalous, sample.areas)
+
+    def within(self, bounds: Bounds) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
+        normal, regions = bounds.once(all_normal), bounds.streams.regions
+        if not len(normal) or not len(regions):
+            return (no_curve(self.name, "both regions and background"),) * 2
+        return roc_between(normal, regions)
