@@ -143,6 +143,7 @@ class Clips(Dataset):
         self.frames, self.target, self.at = frames, target, target_of(length, target)
         self.rows = clips_of(frames.table, length, step)
         self.table = frames.table.iloc[self.rows[:, self.at]].reset_index(drop=True)
+        self.read_image, self.size = frames.read_image, frames.size
 
     def __len__(self) -> int:
         return len(self.rows)

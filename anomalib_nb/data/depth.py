@@ -150,7 +150,8 @@ class WithDepth(Dataset):
         images: AnomalibDataset,  # its table has the column depth_path
         read_depth: Callable[[str], np.ndarray] = read_depth,  # path -> (H, W, 1|3)
     ):
-        self.images, self.table, self.read_depth = images, images.table, read_depth
+        self.images, self.read_depth = images, read_depth
+        self.table, self.read_image, self.size = images.table, images.read_image, images.size
 
     def __len__(self) -> int:
         return len(self.images)

@@ -32,6 +32,7 @@ from anomalib_nb.data import (
     windows,
 )
 from anomalib_nb.data import avenue as avenue_module
+from anomalib_nb.deploy.parity import questions
 
 
 # ---- clips --------------------------------------------------------------------------------------
@@ -311,6 +312,12 @@ def test_a_broken_picture_makes_a_gap(tmp_path):
     with pytest.warns(UserWarning, match="cannot be read"):
         clips = [item.info["frames"] for item in data.dataset("train") if "/03/" in item.image_path]
     assert clips == [[0, 1, 2], [1, 2, 3], [5, 6, 7]]  # what would reach over the gap is no clip
+
+
+def test_frames_are_images_for_models_of_images(tmp_path):
+    data = VideoFolder(**{**trees.video_folder(tmp_path), "clip_length_in_frames": 1})
+    assert next(iter(data.train_dataloader())).check().image.shape[1:] == (3, 32, 32)
+    assert all(picture.shape == (1, 3, 32, 32) for picture in questions(data))  # of an export
 
 
 def test_splits_move_whole_films(tmp_path):
