@@ -264,7 +264,7 @@ def gaps_between(
 class ECE(Metric):
     "Expected calibration error of probabilities, or of raw scores through a fitted curve."
 
-    higher_is_better = False
+    higher_is_better, ranks = False, False
 
     def __init__(
         self,
@@ -310,7 +310,7 @@ class MCE(ECE):
 class Brier(Metric):
     "Brier score of probabilities, or of raw scores through a fitted curve."
 
-    higher_is_better = False
+    higher_is_better, ranks = False, False
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from torchmetrics import Metric as TorchMetric
 from ..core.errors import did_you_mean, explain
 from ..core.registry import Registry
 from ..core.types import Batch
-from .sample import Sample, as_array, as_labels, as_scores, paired
+from .sample import Sample
 from .store import Bounds, Counts, Decisions, Store
 from .summary import Bounded
 
@@ -34,6 +34,7 @@ class Metric(TorchMetric):
     needs: tuple[str, ...] = ()  # what else its store must keep: "profiles", "regions"
     oracle = False  # does it choose a threshold by the labels that it is judged by?
     scalar = True  # is its value a number? If not, it is the arrays of a curve
+    ranks = True  # does only the order of scores count?
     higher_is_better, full_state_update = True, False
 
     def __init__(
