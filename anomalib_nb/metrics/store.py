@@ -21,7 +21,7 @@ from torchmetrics import Metric as TorchMetric
 
 from ..core.errors import did_you_mean, explain
 from ..core.settings import get_settings
-from .sample import Sample, Split, as_labels, components, split
+from .sample import Sample, Split, as_labels, as_scores, components, split
 from .summary import FROM_HIGH, PIECE, absorb, merge, merge_states, thin
 
 # %% ../../nbs/metrics/02_store.ipynb #10c97099
@@ -183,7 +183,7 @@ def regions_of(
     "The scores that count for each region, and how many there are."
     if regions is None:
         return {"saturated": parts["anomalous"], "saturations": parts["areas"]}
-    found = [saturate(np.asarray(each), its) for each, its in zip(scores, regions) if len(its.masks)]
+    found = [saturate(each, its) for each, its in zip(as_scores(scores), regions) if len(its.masks)]
     empty = [(parts["anomalous"][:0], parts["areas"][:0])]
     return dict(zip(("saturated", "saturations"), map(np.concatenate, zip(*(found or empty)))))
 

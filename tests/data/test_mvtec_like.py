@@ -18,7 +18,6 @@ from anomalib_nb.data import (
     MVTecLOCO,
     VisA,
     check_dataset,
-    read_regions,
 )
 
 
@@ -136,11 +135,11 @@ def test_ad2_test_types(tmp_path):
 def test_loco_regions(tmp_path):
     data = opened(MVTecLOCO, tmp_path)
     items = {item.info["label"]: item for item in data.dataset("test")}
-    assert [len(items[name].info["regions"]) for name in sorted(items)] == [0, 2, 1]
-    whole, some = items["logical_anomalies"].info["regions"]
-    assert whole["pixel_value"] == 255 and whole["saturation"] == {"threshold": 0.5, "relative": True}  # fmt: skip
-    assert some["pixel_value"] == 254 and some["saturation"] == {"threshold": 20, "relative": False}
-    assert Path(some["mask_path"]).name == "001.png" and some["defect"] == "defect 254"
+    assert [len(items[name].info["defects"]) for name in sorted(items)] == [0, 2, 1]
+    whole, some = items["logical_anomalies"].info["defects"]
+    assert (whole["pixel_value"], whole["threshold"], whole["relative"]) == (255, 0.5, True)
+    assert (some["pixel_value"], some["threshold"], some["relative"]) == (254, 20, False)
+    assert Path(some["mask_path"]).name == "001.png" and some["name"] == "defect 254"
     assert data.counts()["val"].to_dict()["good"] == 4
 
 
@@ -152,18 +151,25 @@ def test_loco_union_and_parts(tmp_path):
     Image.fromarray(part).save(name)
     data = MVTecLOCO(tmp_path)
     item = next(i for i in data.dataset("test") if i.mask_path.endswith("logical_anomalies/001"))
-    regions = read_regions(item.info["regions"])
-    assert regions.shape == (2, 32, 32) and regions.sum((1, 2)).tolist() == [64, 16]
-    assert (regions.any(0) == item.gt_mask.numpy()).all() and item.gt_mask.sum() == 80
-    assert read_regions([]).shape == (0, 0, 0)
+    masks, saturation = item.info["regions"]
+    assert masks.shape == (2, 32, 32) and masks.sum((1, 2)).tolist() == [64, 16]
+    assert saturation == [32, 16], "half of the first; of the second 20, and it has only 16"
+    assert (masks.any(0) == item.gt_mask.numpy()).all() and item.gt_mask.sum() == 80
 
 
-def test_loco_batches_keep_regions(tmp_path):
-    data = opened(MVTecLOCO, tmp_path, eval_batch_size=12)
-    data.size = (16, 16)
+@pytest.mark.parametrize("size", [(16, 16), (24, 40), (64, 64)])
+def test_loco_batches_keep_regions(tmp_path, size):
+    data = opened(MVTecLOCO, tmp_path, eval_batch_size=12, num_workers=1)
+    data.size = size
     batch = next(iter(data.test_dataloader()))
-    assert [len(info["regions"]) for info in batch.info] == [0] * 4 + [2] * 4 + [1] * 4
-    assert batch.gt_mask.shape == (12, 16, 16)
+    regions = [info["regions"] for info in batch.info]
+    assert [len(each.masks) for each in regions] == [0] * 4 + [2] * 4 + [1] * 4
+    assert batch.gt_mask.shape == (12, *size)
+    assert all(each.masks.shape[1:] == size for each in regions)
+    scale = size[0] * size[1] / 32**2
+    for each, mask in zip(regions, batch.gt_mask.numpy(), strict=True):
+        assert (each.masks.any(0) == mask).all()
+    assert regions[4].saturation == [regions[4].masks[0].sum() // 2, int(20 * scale)]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +180,7 @@ def test_loco_batches_keep_regions(tmp_path):
         (lambda p: paint_mask(p / "ground_truth/logical_anomalies/077/000.png"), "without an image: logical_anomalies/077"),
         (lambda p: paint_mask(p / "ground_truth/logical_anomalies/002/000.png", value=7), "grey value 7.*253, 254, 255"),
         (lambda p: paint_mask(p / "ground_truth/logical_anomalies/002/000.png", empty=True), r"grey values \[\]"),
-        (lambda p: write_json(p / "defects_config.json", [{"pixel_value": 255}]), "Expected pixel_value, defect_name"),
+        (lambda p: write_json(p / "defects_config.json", [{"pixel_value": 255}]), "Expected a text as defect_name"),
         (lambda p: paint_mask(p / "ground_truth/logical_anomalies/002/000.png", size=(8, 8)), "no common size: 32 × 32, 8 × 8"),
     ],
     ids=["no folder", "empty folder", "surplus", "meaning unknown", "black", "config", "sizes"],
