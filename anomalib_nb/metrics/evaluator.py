@@ -26,10 +26,8 @@ from .summary import Bounded
 class Metric(TorchMetric):
     "Base of all metrics: `fields` says what feeds it, `measure` turns a sample into a number."
 
-    fields: dict[str, tuple[str, str]] = {  # level -> (judged, truth)
-        "image": ("pred_score", "gt_label"),
-        "pixel": ("anomaly_map", "gt_mask"),
-    }
+    # level -> (judged, truth)
+    fields: dict[str, tuple[str, str]] = {"image": ("pred_score", "gt_label"), "pixel": ("anomaly_map", "gt_mask")}
     gathers: type[Store] | type[Decisions] = Store
     needs: tuple[str, ...] = ()  # what else its store must keep: "profiles", "regions"
     oracle = False  # does it choose a threshold by the labels that it is judged by?
@@ -42,7 +40,8 @@ class Metric(TorchMetric):
         **options,  # `mode` of the store, and options of torchmetrics
     ):
         super().__init__()
-        self.store = self.gathers(**{"needs": self.needs, **options})
+        self.options = {"needs": self.needs, **options}
+        self.store = self.gathers(**self.options)
 
     @property
     def name(self) -> str:
@@ -55,8 +54,8 @@ class Metric(TorchMetric):
 
     def within(self, bounds: Bounds) -> tuple[float, float]:
         "The least and the largest value that a stream allows."
-        what, fix = f"{self.name} cannot be measured in a stream", "Take mode='exact', or raise budget_mb in settings.ini"
-        raise NotImplementedError(explain(what, fix=fix))
+        fix = "Take mode='exact', or raise budget_mb in settings.ini"
+        raise NotImplementedError(explain(f"{self.name} cannot be measured in a stream", fix=fix))
 
     def value(self, gathered: Sample | Bounds | Counts) -> float:
         "The value of what a store gathered."
@@ -79,11 +78,11 @@ class Metric(TorchMetric):
 
     def forward(self, *batch: Any, **named: Any) -> float:
         "Add a batch; the value of this batch alone."
-        alone = self.clone()
-        alone.reset()
-        alone.update(*batch, **named)
+        whole, self.store = self.store, self.gathers(**self.options)
+        self.store.update(*batch, **named)
+        alone, self.store = self.value(self.store.compute()), whole
         self.update(*batch, **named)
-        return alone.compute()
+        return alone
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #211f9516
 METRICS = Registry("metric", "anomalib_nb.metrics", "Metric")
