@@ -198,10 +198,13 @@ def test_exports_say_the_same(format, ending, data, tmp_path):
     inner.pre = PreProcessor(48)
     tiled = Tiled(inner, image_size=100, stride=32, ending=ending)
     engine = Engine(tmp_path / "runs", accelerator="cpu", enable_progress_bar=False)
-    engine.fit(tiled, data)
+    run = engine.fit(tiled, data)
     assert not np.isnan(tiled.post.image_threshold)
     folder = export(tiled, format, tmp_path / "export", datamodule=data)
     report = read_parity(folder)
     assert report.label_flips == 0 and report.score_relative < 1e-4 and report.map_relative < 1e-3
-    said = Inferencer(folder)([np.zeros((33, 150, 3), np.uint8)] * 2)
+    pictures = [np.zeros((33, 150, 3), np.uint8)] * 2
+    said = Inferencer(folder)(pictures)
     assert said.anomaly_map.shape == (2, 100, 100)
+    checkpoint = next((run / "checkpoints").glob("*.safetensors"))
+    assert np.allclose(Inferencer(checkpoint)(pictures).pred_score, said.pred_score, rtol=1e-4)
