@@ -6,8 +6,8 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/store.html.md"""
 
 # %% auto #0
 __all__ = ['STEPS', 'PENDING', 'COPIES', 'EMPTY', 'LIGHTEST', 'UNITS', 'profile', 'profiles', 'Streams', 'Bounds', 'all_normal',
-           'Regions', 'saturate', 'room_of', 'joined', 'Store', 'regions_of', 'held', 'gathered', 'whole_sample',
-           'weights', 'absorbed', 'whole_bounds', 'settle', 'Counts', 'count_decisions', 'Decisions']
+           'Regions', 'check_regions', 'saturate', 'room_of', 'joined', 'Store', 'regions_of', 'held', 'gathered',
+           'whole_sample', 'weights', 'absorbed', 'whole_bounds', 'settle', 'Counts', 'count_decisions', 'Decisions']
 
 # %% ../../nbs/metrics/02_store.ipynb #196d893c
 import math
@@ -90,6 +90,20 @@ class Regions(NamedTuple):
 
     masks: Any  # (K, H, W) bool, may overlap
     saturation: Any  # (K,) pixels after which a region counts as found
+
+# %% ../../nbs/metrics/02_store.ipynb #b3e5b3cf
+def check_regions(
+    regions: Sequence[Regions],  # one for each image
+    shape: tuple[int, ...],  # of the maps, (N, H, W)
+) -> None:
+    "Raise a `ValueError` if regions do not fit to maps."
+    if len(shape) != 3 or len(regions) != shape[0]:
+        raise ValueError(explain(f"There are {len(regions)} Regions for maps of shape {tuple(shape)}", "Expected maps (N, H, W) and N of them"))
+    for i, (masks, saturation) in enumerate(regions):
+        found = tuple(np.shape(masks))
+        if len(found) != 3 or len(saturation) != found[0] or (found[0] and found[1:] != tuple(shape[1:])):
+            what = f"Image {i} has regions of shape {found} and {len(saturation)} saturations"
+            raise ValueError(explain(what, f"Expected (K, {shape[1]}, {shape[2]}) and K", "Resize the masks as the maps"))
 
 # %% ../../nbs/metrics/02_store.ipynb #a71cbd7e
 def saturate(
@@ -183,6 +197,7 @@ def regions_of(
     "The scores that count for each region, and how many there are."
     if regions is None:
         return {"saturated": parts["anomalous"], "saturations": parts["areas"]}
+    check_regions(regions, np.shape(scores))
     found = [saturate(each, its) for each, its in zip(as_scores(scores), regions) if len(its.masks)]
     empty = [(parts["anomalous"][:0], parts["areas"][:0])]
     return dict(zip(("saturated", "saturations"), map(np.concatenate, zip(*(found or empty)))))

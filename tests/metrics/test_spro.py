@@ -342,6 +342,10 @@ def test_a_region_that_vanished_is_none():
 def test_regions_that_do_not_fit(regions, match):
     with pytest.raises(ValueError, match=match):
         auspro(MAPS, regions)
+    infos = [{"regions": each} for each in regions]
+    if len(infos) == 2:
+        with pytest.raises(ValueError, match=match):
+            Evaluator([AUSPRO]).update(Batch(anomaly_map=MAPS, gt_mask=MASKS, info=infos))
 
 
 # ---- the file of rules --------------------------------------------------------------------------
