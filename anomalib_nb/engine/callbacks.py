@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from ..core.predictions import PredictionsWriter
 from ..core.types import Batch
-from ..metrics.evaluator import Evaluator
+from ..metrics.evaluator import Evaluator, Results
 
 # %% ../../nbs/engine/01_callbacks.ipynb #be3e18a0
 class Evaluation(Callback):
@@ -26,7 +26,7 @@ class Evaluation(Callback):
         evaluator: Evaluator,  # emptied when an epoch starts
     ):
         self.evaluator = evaluator
-        self.results: dict[str, float] = {}
+        self.results = Results({})
 
     def _start(self, *args: Any) -> None:
         self.evaluator.reset()

@@ -6,7 +6,8 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/engine/engine.html.md"""
 
 # %% auto #0
 __all__ = ['HOUSE', 'EXPECTED', 'SPLIT_OF', 'trainer_arguments', 'check_trainer_arguments', 'quiet', 'interruptible', 'Context',
-           'Engine', 'fit', 'images_for', 'measure', 'test', 'validate', 'train', 'predict', 'export_model']
+           'Engine', 'fit', 'images_for', 'excerpt', 'copies_among', 'count_copies', 'measure', 'test', 'validate',
+           'train', 'predict', 'export_model']
 
 # %% ../../nbs/engine/02_engine.ipynb #45b25072
 import logging
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -31,11 +33,12 @@ from ..core.io import write_json
 from ..core.predictions import Predictions
 from ..core.settings import get_settings
 from ..data.datamodule import AnomalibDataModule, OnError, loader, predict_dataset
+from ..data.splits import leaks, length_of, made_from
 from ..deploy.export import Format, export
 from .callbacks import Evaluation, Recording
 from .runs import SafetensorsCheckpoints, new_run, note_run
 from ..metrics.curves import AUROC
-from ..metrics.evaluator import Evaluator
+from ..metrics.evaluator import Evaluator, Results
 from ..metrics.f1 import F1Max
 from ..metrics.region_overlap import AUPRO
 from ..models.contract import AnomalyModule, default_trainer_arguments, learns_by
@@ -219,13 +222,52 @@ def images_for(
                                  fix=f"Take another {mode}, such as 'synthetic', or add images"))
     return images
 
+# %% ../../nbs/engine/02_engine.ipynb #abb36af9
+def excerpt(
+    path: str,  # of an image, or a name that is no file
+    piece: int = 4096,  # bytes
+) -> bytes:  # of the beginning, the middle and the end; the name where there is no file
+    "A few bytes of a file, which tell most files apart."
+    length = length_of(path)
+    if length < 0:
+        return path.encode()
+    found = [length.to_bytes(8)]
+    with open(path, "rb") as file:
+        for start in (0, length // 2, max(length - piece, 0)):
+            file.seek(start)
+            found.append(file.read(piece))
+    return b"".join(found)
+
+# %% ../../nbs/engine/02_engine.ipynb #63cea077
+def copies_among(
+    table: pd.DataFrame,  # columns image_path, split
+    split: str,  # train, val or test
+) -> pd.DataFrame:  # image_path, split, content
+    "The images of a split whose content is also in another one."
+    length = table["image_path"].map(lambda path: length_of(made_from(path)[0]))
+    alike = table[table["split"].groupby(length).transform("nunique") > 1]
+    found = leaks(alike[alike["image_path"].isin(leaks(alike, excerpt)["image_path"])])
+    return found[found["split"] == split]
+
+# %% ../../nbs/engine/02_engine.ipynb #0ed35780
+def count_copies(
+    datamodule: AnomalibDataModule,  # about to be tested
+) -> int:  # 0 too if a file cannot be read, with a warning
+    "How many test images are copies of training or validation images."
+    try:
+        return len(copies_among(datamodule.table, "test"))
+    except OSError as error:
+        warnings.warn(explain(f"Test images could not be compared with the others: {error}"), stacklevel=2)
+        return 0
+
 # %% ../../nbs/engine/02_engine.ipynb #8dc6aa7d
 def measure(
     self: Engine,
     verb: Literal["test", "validate"],  # which images
     model: AnomalyModule,  # fitted
     datamodule: AnomalibDataModule,  # with truth
-) -> dict[str, float]:  # image_AUROC, pixel_AUPRO, …
+    leak_check: bool = True,  # look for copies of training images among those of the test?
+) -> Results:  # image_AUROC, pixel_AUPRO, …
     "Run a model over images whose truth is known, and measure it."
     datamodule.size = model.pre.size
     images_for(datamodule, verb)
@@ -234,24 +276,28 @@ def measure(
     scribe = Recording(run / f"{verb}.zarr", model=type(model).__name__, dataset=datamodule.name)
     with self.stage(verb, model, datamodule, [listener] + [scribe] * (verb == "test")) as trainer:
         getattr(trainer, verb)(model, datamodule=datamodule, verbose=False)
-    write_json(run / "metrics.json", {**listener.results, "thresholds_fitted_on": model.post.fitted_on})
-    return listener.results
+    results = listener.results
+    results.fitted_on = model.post.fitted_on
+    results.leaks = count_copies(datamodule) if verb == "test" and leak_check else 0
+    write_json(run / "metrics.json", results.facts())
+    return results
 
 # %% ../../nbs/engine/02_engine.ipynb #6e8effcc
 def test(
     self: Engine,
     model: AnomalyModule,  # fitted
     datamodule: AnomalibDataModule,  # its test images
-) -> dict[str, float]:  # image_AUROC, pixel_AUPRO, …
+    leak_check: bool = True,  # look for copies of training images among them?
+) -> Results:  # image_AUROC, pixel_AUPRO, …
     "Metrics of a model on test images, on raw scores."
-    return measure(self, "test", model, datamodule)
+    return measure(self, "test", model, datamodule, leak_check)
 
 # %% ../../nbs/engine/02_engine.ipynb #0090faa9
 def validate(
     self: Engine,
     model: AnomalyModule,  # fitted
     datamodule: AnomalibDataModule,  # its validation images
-) -> dict[str, float]:  # image_AUROC, pixel_AUPRO, …
+) -> Results:  # image_AUROC, pixel_AUPRO, …
     "Metrics of a model on validation images, on raw scores; thresholds stay."
     return measure(self, "validate", model, datamodule)
 
@@ -260,7 +306,7 @@ def train(
     self: Engine,
     model: AnomalyModule,  # changed in place
     datamodule: AnomalibDataModule,  # all its images
-) -> dict[str, float]:  # image_AUROC, pixel_AUPRO, …
+) -> Results:  # image_AUROC, pixel_AUPRO, …
     "Fit, then test."
     self.fit(model, datamodule)
     return self.test(model, datamodule)

@@ -109,6 +109,7 @@ class ThresholdStep(Step):
     pixel_threshold = part("heat_map", "threshold", "Threshold of pixels, raw.")
     index = part("gallery", "index", "Row number of the chosen image, -1 for none.")
     metrics = part("histogram", "counts", "Counts and rates of images at the threshold.")
+    predictions = property(lambda self: self.session.predictions, doc="The run, decided at the thresholds.")
 
     def __init__(
         self,
@@ -117,20 +118,19 @@ class ThresholdStep(Step):
         **fields: Any,  # set in the session; with a model its thresholds follow
     ):
         super().__init__(source, **fields)
-        self.limit, self.views, self.fitted = limit, None, {}
+        self.limit, self.views, self.fitted, self.origin = limit, None, {}, ""
         self.session.watch("predictions", self.build)
         self.build()
 
     def build(self) -> None:
         "Make the views of the session's predictions."
-        run = self.session.predictions
-        self.views = None if run is None else views_of(run, self.limit)
-        if run is None:
-            self.body.children = []
+        if (run := self.session.predictions) is None:
+            self.views, self.body.children = None, []
             return self.say("There are no predictions yet: train a model, or give ThresholdStep(predictions).")
+        self.views = views_of(run, self.limit)
         self.say("")
         self.views.histogram.observe(lambda change: decide_at(self.session, image=change.new), "threshold")
-        self.fitted = {"threshold": self.threshold}
+        self.fitted, self.origin = {"threshold": self.threshold}, run.attrs.get("fitted_on", "")
         if self.views.heat_map:
             self.views.heat_map.observe(lambda change: decide_at(self.session, pixel=change.new), "threshold")
             self.fitted["pixel_threshold"] = self.pixel_threshold
@@ -140,24 +140,22 @@ class ThresholdStep(Step):
     def buttons(self) -> ipywidgets.HBox:
         "Suggestions, the fitted thresholds, and a count of pixels."
         wishes = [self.button(wish, lambda wish=wish: self.suggest(wish)) for wish in Suggestion.__args__]
-        others = [self.button("as fitted", self.reset), self.button("count pixels", self.tell_pixels)]
-        return ipywidgets.HBox([*wishes, *others]).add_class("anb-row")
+        wishes += [self.button("as fitted", self.reset), self.button("count pixels", self.tell_pixels)]
+        return ipywidgets.HBox(wishes).add_class("anb-row")
 
     def suggest(self, wish: Suggestion) -> None:
         "Move the threshold of images to a suggestion."
         self.threshold = suggest(self.predictions.scores, self.predictions.labels, wish)
+        self.say(f"{wish}: chosen by the truth of these images, so what it scores on them is optimistic.")
 
     def reset(self) -> None:
         "Go back to the thresholds the run came with."
         for name, value in self.fitted.items():
             setattr(self, name, value)
+        decide_at(self.session, self.origin)
+        self.say("")
 
     def tell_pixels(self) -> None:
         "Show what the pixel threshold finds over all images."
-        found = pixel_counts(self.predictions, self.pixel_threshold)
-        self.say("pixels: " + ", ".join(f"{name} {found[name]:.3f}" for name in ("precision", "recall", "f1", "iou")))
-
-    @property
-    def predictions(self) -> Predictions:
-        "The run, decided at the thresholds."
-        return self.session.predictions
+        rates = list(pixel_counts(self.predictions, self.pixel_threshold).items())[3:]
+        self.say("pixels: " + ", ".join(f"{name} {rate:.3f}" for name, rate in rates))

@@ -11,6 +11,7 @@ __all__ = ['share_of', 'Listener', 'missing', 'train', 'Job', 'as_table', 'Train
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from html import escape
 from typing import Any
 
 import ipywidgets
@@ -18,6 +19,7 @@ from lightning import Callback, Trainer
 
 from ..core.errors import explain
 from ..core.predictions import Predictions
+from ..metrics.evaluator import Results, results_warnings
 from .session import Session, Step
 
 # %% ../../nbs/steps/03_train.ipynb #e1c3b4c1
@@ -70,7 +72,7 @@ def train(
     engine.callbacks.append(listener)
     try:
         engine.fit(session.model, session.data)
-        session.metrics = {} if listener.stop.is_set() else engine.test(session.model, session.data)
+        session.metrics = Results({}) if listener.stop.is_set() else engine.test(session.model, session.data)
         session.predictions = Predictions.load(engine.run / "test.zarr") if session.metrics else engine.predict(session.model, session.data)
     finally:
         engine.callbacks.remove(listener)
@@ -110,11 +112,12 @@ class Job:
 
 # %% ../../nbs/steps/03_train.ipynb #b220fe06
 def as_table(
-    metrics: dict[str, float],  # name -> value
+    metrics: dict[str, float],  # name -> value, or `Results`
 ) -> str:  # HTML
-    "Metrics as a row of figures."
+    "Metrics as a row of figures, and what makes them look better than they are."
     cells = (f"<div class='anb-cell'><b>{v:.3f}</b><span>{n.replace('_', ' ')}</span></div>" for n, v in metrics.items())
-    return f"<div class='anb-board'>{''.join(cells)}</div>"
+    notes = "".join(f"<p><b>{escape(each)}</b></p>" for each in (results_warnings(metrics) if isinstance(metrics, Results) else ()))
+    return f"<div class='anb-board'>{''.join(cells)}</div>{notes}"
 
 # %% ../../nbs/steps/03_train.ipynb #ead27d7b
 class TrainStep(Step):
