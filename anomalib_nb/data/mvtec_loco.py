@@ -122,13 +122,14 @@ def loco_report(
     metrics: Sequence[type[Metric] | Metric | str] = (AUROC, AUSPRO),  # as `Evaluator` takes them
 ) -> pd.DataFrame:  # a row for each kind of anomaly, and one for their mean
     "Structural and logical anomalies, each against all good images, and the mean of both."
-    marked, labels = data.table.set_index("image_path")["defects"], np.array(run.words("label"))
-    if strange := set(run.paths) - set(marked.index):
+    paths, labels = run.paths, np.array(run.words("label"))
+    marked = data.table.set_index("image_path")["defects"]
+    if strange := set(paths) - set(marked.index):
         raise ValueError(explain(f"{min(strange)} is not an image of {data.name}", "Expected a run over this data set"))
     size, rows = run.maps.shape[1:] if run.maps is not None else None, {}
     for kind in KINDS:
         evaluator = Evaluator(metrics)
         for i in np.flatnonzero((labels == "good") | (labels == kind)):
-            evaluator.update(judged(run[i], regions_at(marked[run.paths[i]], data.masks, size)))
+            evaluator.update(judged(run[i], regions_at(marked[paths[i]], data.masks, size)))
         rows[kind] = evaluator.compute()
     return pd.DataFrame([*rows.values(), pd.DataFrame(rows.values()).mean()], [*rows, "mean"])
