@@ -7,7 +7,8 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/store.html.md"""
 # %% auto #0
 __all__ = ['STEPS', 'PENDING', 'COPIES', 'EMPTY', 'LIGHTEST', 'UNITS', 'profile', 'profiles', 'Streams', 'Bounds', 'all_normal',
            'Regions', 'check_regions', 'saturate', 'room_of', 'joined', 'Store', 'regions_of', 'held', 'gathered',
-           'whole_sample', 'weights', 'absorbed', 'whole_bounds', 'settle', 'Counts', 'count_decisions', 'Decisions']
+           'whole_sample', 'weights', 'absorbed', 'whole_bounds', 'any_double', 'settle', 'Counts', 'count_decisions',
+           'Decisions']
 
 # %% ../../nbs/metrics/02_store.ipynb #196d893c
 import math
@@ -283,8 +284,19 @@ def whole_bounds(
     return Bounds(merged, np.concatenate([found["seen"], found["images"]]), shown)
 
 # %% ../../nbs/metrics/02_store.ipynb #7365ef6c
+def any_double(
+    store: Store,  # of this process
+) -> bool:
+    "Does any process hold scores of double precision? Then all send them so."
+    kinds = {part.dtype for name in ("normal", "background", "anomalous", "profiles") for part in getattr(store, name)}
+    found = torch.tensor(float(torch.float64 in kinds), device=store.device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return bool(found)
+
+# %% ../../nbs/metrics/02_store.ipynb #0d92b0cc
 def settle(
     store: Store,  # about to be joined with those of other processes
+    double: bool = False,  # send scores in double precision
 ) -> None:
     "Make each state a list of one tensor."
     for name, empty in EMPTY.items():
@@ -294,13 +306,14 @@ def settle(
             whole = merge([part.numpy(force=True) for part in parts])
         else:
             whole = joined(parts, empty)
+            whole = whole.astype(np.float64) if double and whole.dtype == np.float32 else whole
         setattr(store, name, [torch.from_numpy(whole).to(store.device)])
 
 # %% ../../nbs/metrics/02_store.ipynb #794f4588
 def synchronise(self: Store, *args: Any, **kwargs: Any) -> None:
     "Join the states of all processes."
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        settle(self)
+        settle(self, any_double(self))
     TorchMetric.sync(self, *args, **kwargs)
 
 # %% ../../nbs/metrics/02_store.ipynb #ee9a3057

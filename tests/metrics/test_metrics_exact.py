@@ -1,6 +1,7 @@
 """Metrics against scikit-learn, against brute force, and against numbers worked out by hand."""
 
 import math
+import pickle
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn import metrics as sklearn
 
 from anomalib_nb.core import Batch
 from anomalib_nb.metrics import (
+    AUPIMO,
     AUPR,
     AUPRO,
     AUROC,
@@ -21,9 +23,11 @@ from anomalib_nb.metrics import (
     F1Max,
     F1Score,
     Metric,
+    aupimo,
     aupr,
     aupro,
     auroc,
+    check_metric,
     components,
     f1_adaptive_threshold,
     f1_max,
@@ -34,6 +38,8 @@ from anomalib_nb.metrics import (
     pro,
     pro_curve,
     roc_curve,
+    same,
+    small_run,
     tally,
     target_fpr_threshold,
 )
@@ -422,21 +428,20 @@ def test_an_evaluator_crosses_metrics_and_levels():
 
 
 def test_scores_are_sorted_once(monkeypatch):
-    from anomalib_nb.metrics import curves, f1, region_overlap
+    from anomalib_nb.metrics import sample
 
-    calls = []
+    calls, count_around = [], sample.count_around
 
-    def counted(scores, labels):
-        calls.append(scores.shape)
-        return tally(scores, labels)
+    def counted(anomalous, *normal):
+        calls.append(len(anomalous) + sum(map(len, normal)))
+        return count_around(anomalous, *normal)
 
-    for module in (curves, f1, region_overlap):
-        monkeypatch.setattr(module, "tally", counted)
+    monkeypatch.setattr(sample, "count_around", counted)
     evaluator = Evaluator([AUROC, AUPR, F1Max, AUPRO, AUPRO(fpr_limit=0.1)])
     evaluator.update(made_up())
     evaluator.compute()
     evaluator.compute()
-    assert calls == [(6,), (6, 8, 8)]
+    assert calls == [6, 6 * 8 * 8]
 
 
 def test_levels_that_were_not_fed_are_left_out():
@@ -465,10 +470,57 @@ def test_wrong_requests():
         Evaluator([AUROC], levels=["pixels"])
     with pytest.raises(ValueError, match="twice"):
         Evaluator([AUROC, "auroc"])
-    evaluator = Evaluator([AUROC])
-    evaluator.update(made_up(size=8))
-    with pytest.raises(ValueError, match="follow maps of"):
-        evaluator.update(made_up(size=9))
+    with pytest.raises(ValueError, match="Expected auto, exact, streaming"):
+        Evaluator([AUROC], mode="exakt")
+    with pytest.raises(ValueError, match="Did you mean 'trapezoid'"):
+        aupr(SCORES, LABELS, rule="trapezoids")
+    with pytest.raises(ValueError, match="Expected mvtec, anomalib, mvtec_3d"):
+        aupro(MAPS, MASKS, rule="visa")
+    with pytest.raises(ValueError, match="lower < upper"):
+        aupimo(MAPS, MASKS, fpr_bounds=(1e-3, 1e-4))
+
+
+def test_maps_of_several_sizes_are_pooled():
+    metrics = [AUROC, AUPR, F1Max, AUPRO]
+    sizes = [made_up(size=8), made_up(size=11, seed=1)]
+    evaluator = Evaluator(metrics, levels=["pixel"])
+    for batch in sizes:
+        evaluator.update(batch)
+    scores = np.concatenate([batch.anomaly_map.ravel() for batch in sizes])
+    labels = np.concatenate([batch.gt_mask.ravel() for batch in sizes])
+    results = evaluator.compute()
+    assert results["pixel_AUROC"] == auroc(scores, labels)
+    assert results["pixel_AUPR"] == aupr(scores, labels)
+    assert results["pixel_F1Max"] == f1_max(scores, labels)[0]
+
+
+@pytest.mark.filterwarnings("ignore:AUPIMO is coarse")
+def test_every_normal_image_counts_the_same_whatever_its_size():
+    small, large = made_up(size=8), made_up(size=16, seed=1)
+    metric = AUPIMO((0.05, 0.5))
+    for batch in (small, large):
+        metric.update(batch.anomaly_map, batch.gt_mask)
+    metric.compute()
+    normal = [each[~mask.any()] for batch in (small, large)
+              for each, mask in zip(batch.anomaly_map, batch.gt_mask) if not mask.any()]  # fmt: skip
+    thresholds = np.unique(np.concatenate([each.ravel() for each in normal]))[::-1]
+    rates = [np.mean([(each >= t).mean() for each in normal]) for t in thresholds]
+    defect = small.anomaly_map[0][small.gt_mask[0]]
+    shares = [(defect >= t).mean() for t in thresholds]
+    x = np.log(np.clip(rates, 0.05, 0.5))
+    steps = np.sum(np.diff(x) * np.array(shares)[:-1])  # vertical pieces at each threshold
+    ties = np.sum(np.diff(x) * np.array(shares)[1:])
+    low, high = (each / math.log(10) for each in (steps, ties))
+    assert low - 0.02 <= metric.scores[0] <= high + 0.02
+
+
+def test_raw_scores_are_never_squashed():
+    scores = np.array([18.0, 19.0, 20.5, 21.0, 20.0, 22.0, 23.0])
+    labels = np.array([0, 0, 1, 0, 0, 1, 1])
+    assert auroc(scores, labels) == 11 / 12
+    evaluator = Evaluator([AUROC], levels=["image"])
+    evaluator.update(Batch(pred_score=scores.astype(np.float32), gt_label=labels == 1))
+    assert evaluator.compute() == {"image_AUROC": 11 / 12}
 
 
 def test_read_only_arrays_are_taken():
@@ -480,26 +532,23 @@ def test_read_only_arrays_are_taken():
 
 
 @pytest.mark.parametrize("name", list_metrics())
-def test_every_metric_keeps_the_contract(name):
+def test_every_metric_keeps_its_promises(name):
+    metric = check_metric(get_metric(name))
+    assert isinstance(metric, Metric) and metric.name and metric.fields
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", list_metrics())
+def test_a_metric_is_a_torchmetrics_object(name):
     metric = get_metric(name)
-    assert isinstance(metric, Metric) and metric.fields
-    assert type(metric).__name__ == name
-    assert metric.name.lower().startswith(name.lower().rstrip("n"))
-    for judged, truth in metric.fields.values():
-        batch = made_up()
-        metric.reset()
-        metric.update(getattr(batch, judged), getattr(batch, truth))
-        whole = metric.compute()
-        if metric.scalar:
-            assert isinstance(whole, float) and 0 <= whole <= 1
-        metric.reset()
-        for i in reversed(range(len(batch))):
-            part = batch[i : i + 1].torch()
-            metric.update(getattr(part, judged), getattr(part, truth))
-        if metric.scalar:
-            assert math.isclose(metric.compute(), whole, abs_tol=1e-12)
-        elif metric.name != "PIMO":  # whose images come in order of update
-            assert all(map(np.array_equal, metric.compute(), whole))
+    level = next(iter(metric.fields))
+    judged, truth = metric.fields[level]
+    batch = small_run().torch()
+    alone = metric(getattr(batch, judged), getattr(batch, truth))
+    kept = pickle.loads(pickle.dumps(metric))
+    copied = metric.clone().to("cpu")
+    for each in (kept, copied):
+        assert same(each.compute(), alone) and same(metric.compute(), alone)
 
 
 # ---- threshold rules -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from anomalib_nb.core import Batch, Predictions
 from anomalib_nb.core.types import Prediction
-from anomalib_nb.data import MVTecLOCO, loco_report
+from anomalib_nb.data import MVTecLOCO
 from anomalib_nb.engine import Engine
 from anomalib_nb.metrics import (
     AUPRO,
@@ -28,7 +28,11 @@ from anomalib_nb.metrics import (
     aupro,
     auroc,
     auspro,
+    breakdown,
+    by_category,
+    check_metric,
     connected_regions,
+    evaluate,
     get_metric,
     pro,
     read_saturation,
@@ -125,6 +129,11 @@ def test_metrics_give_the_worked_example():
         for limit in (0.01, 0.1, 0.3, 1):
             assert math.isclose(results[f"pixel_AUsPRO_{limit:g}"], auspro(MAPS, REGIONS, limit))
         assert math.isclose(results["pixel_AUPRO_0.05"], aupro(MAPS, MASKS, 0.05))
+
+
+def test_the_promises_of_every_metric():
+    for name in ("AUSPRO", "SPRO"):
+        check_metric(type(get_metric(name)))
 
 
 def test_found_by_name():
@@ -444,25 +453,38 @@ def test_loco_from_files_to_auspro(tmp_path, loco):
     # The tree marks 8 x 8 of 32 x 32 pixels: half of them are enough, or 20. Maps have half the side.
     assert {tuple(each.saturation) for each in regions} == {(), (8, 5), (5,)}
     maps = run.maps[:]
-    assert math.isclose(results["pixel_AUsPRO"], auspro(maps, regions))
     threshold = run.attrs["pixel_threshold"]
-    assert math.isclose(results["pixel_sPRO"], spro(maps, regions, np.float32(threshold)))
     assert not math.isclose(results["pixel_AUsPRO"], results["pixel_AUPRO_0.05"])
 
-    report = loco_report(run, loco)
-    labels = np.array(run.words("label"))
+    for whole in (results, evaluate(run, [AUROC, AUSPRO, SPRO], regions=loco.regions)):
+        assert math.isclose(whole["pixel_AUsPRO"], auspro(maps, regions))
+        assert math.isclose(whole["pixel_sPRO"], spro(maps, regions, np.float32(threshold)))
+
+    report = breakdown(run, [AUROC, AUSPRO], regions=loco.regions)
+    labels, expected = np.array(run.words("label")), {}
     for kind in ("structural_anomalies", "logical_anomalies"):
         rows = np.flatnonzero((labels == "good") | (labels == kind))
-        assert math.isclose(report.loc[kind, "pixel_AUsPRO"], auspro(maps[rows], [regions[i] for i in rows]))  # fmt: skip
-        assert math.isclose(report.loc[kind, "image_AUROC"], auroc(run.scores[rows], run.labels[rows]))  # fmt: skip
-    assert np.allclose(report.loc["mean"], report.iloc[:2].mean())
+        values = {
+            "image_AUROC": auroc(run.scores[rows], run.labels[rows]),
+            "pixel_AUsPRO": auspro(maps[rows], [regions[i] for i in rows]),
+        }
+        for name, value in values.items():
+            assert math.isclose(report.types[kind][name], value)
+            expected.setdefault(name, []).append(value)
+    runs, read = {loco.name: run}, {loco.name: loco.regions}
+    categories = by_category(runs, [AUROC, AUSPRO], of_types=True, regions=read)
+    for name, values in expected.items():
+        assert math.isclose(report.means[name].mean, np.mean(values))
+        assert math.isclose(categories.metrics[name].mean, np.mean(values))
 
 
-def test_the_report_is_of_one_data_set(loco):
+def test_regions_are_of_one_data_set(loco):
     batch = next(iter(loco.test_dataloader()))
-    run = Predictions.from_batches([batch.replace(pred_score=torch.rand(5), image_path=list("abcde"))])  # fmt: skip
+    assert len(loco.regions(batch.image_path[0]).masks) == 0
+    run = Predictions.from_batches([batch.replace(image_path=list("abcde"), pred_score=torch.rand(5), anomaly_map=torch.rand(5, 8, 8), gt_mask=None)])  # fmt: skip
     with pytest.raises(ValueError, match="a is not an image of breakfast_box"):
-        loco_report(run, loco)
+        evaluate(run, [AUSPRO], regions=loco.regions)
+    assert "image_AUROC" in evaluate(run, [AUROC])
 
 
 def test_synthetic_defects_have_no_rule(loco):
