@@ -136,6 +136,8 @@ def overlap_at(
 class PRO(Metric):
     "Per-region overlap of the decided masks, or of the raw maps at a threshold."
 
+    ranks = False  # a threshold that is given stays where it is
+
     def __init__(
         self,
         threshold: float | None = None,  # on raw scores; None judges the model's decisions
