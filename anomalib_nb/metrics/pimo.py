@@ -311,6 +311,8 @@ class AUPIMO(Metric):
         return float(np.nanmean(self.scores)) if np.isfinite(self.scores).any() else math.nan
 
     def within(self, bounds: Bounds) -> tuple[float, float]:
+        if self.num_thresholds is not None:
+            return super().within(bounds)
         found = aupimos_between(bounds, self.fpr_bounds)
         self.scores = found.mean(1)
         return tuple(np.nanmean(found, 0)) if np.isfinite(found).any() else (math.nan, math.nan)
