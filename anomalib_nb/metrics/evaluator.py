@@ -224,12 +224,12 @@ class Evaluator:
                 raise ValueError(explain(f"No level {level!r}", "Expected image or pixel", hint))
         self.metrics = crossed(metrics, levels)
         self.stores = shared_stores(self.metrics, mode)
-        self.images = 0
+        self.images, self.saturates = 0, False
 
     def update(self, batch: Batch) -> None:
         "Add a batch, torch or numpy; levels of which it lacks a field are passed over."
         regions = regions_in(batch)
-        self.images += len(batch)
+        self.images, self.saturates = self.images + len(batch), self.saturates or regions is not None
         for ((judged, truth), _), store in self.stores.items():
             scores, targets = getattr(batch, judged), getattr(batch, truth)
             if scores is not None and targets is not None:
@@ -241,13 +241,13 @@ class Evaluator:
         values, notes, modes = {}, {}, {}
         for name, (metric, fields) in self.metrics.items():
             if (key := (fields, metric.gathers)) in fed:
-                values[name], notes[name] = metric.value(fed[key]), note_of(metric, fed[key])
+                values[name], notes[name] = metric.value(fed[key]), note_of(metric, fed[key], self.saturates)
                 modes[name.split("_")[0]] = "streaming" if isinstance(fed[key], Bounds) else "exact"
         return Results(values, {name: note for name, note in notes.items() if note}, modes, self.images)
 
     def reset(self) -> None:
         "Forget all batches."
-        self.images = 0
+        self.images, self.saturates = 0, False
         for store in self.stores.values():
             store.reset()
 
@@ -264,8 +264,10 @@ def regions_in(
 def note_of(
     metric: Metric,  # that was measured
     gathered: Sample | Bounds | Counts,  # what it measured
+    saturates: bool = True,  # did the batches say when regions saturate?
 ) -> str:
     "What to know about a value."
     oracle = "threshold chosen on these very labels" if metric.oracle else ""
     stream = "from a stream, with a bound" if isinstance(gathered, Bounds) else ""
-    return ", ".join(note for note in (oracle, stream) if note)
+    whole = "" if saturates or "regions" not in metric.needs else "no region was given a saturation, so all of it counts"
+    return ", ".join(note for note in (oracle, stream, whole) if note)
