@@ -55,7 +55,12 @@ FLOORS = {
     "dashboards": Floor(8, (*RUN, "pipelines", "cli", "widgets", "steps"), words("panel")),
 }
 # Two packages of one floor: the first may import the second, never the other way round.
-NEIGHBOURS = {("engine", "deploy"), ("cli", "pipelines")}
+NEIGHBOURS = {
+    ("engine", "deploy"),
+    ("cli", "pipelines"),
+    ("visualization", "metrics"),
+    ("data", "processing"),  # data paints defects; models learn from the same ones, without data
+}
 # A chapter that is the sum of its neighbours.
 SUMS = {"steps.workbench"}
 # A chapter that its neighbours are built on, although it stands among them.

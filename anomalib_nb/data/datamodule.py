@@ -35,6 +35,7 @@ from ..core.types import Batch
 from .images import Remembered, floats, from_array, is_image, list_images, nearest, open_cache, read_image, read_mask
 from .splits import GroupBy, TestSplit, ValSplit, check_mode, grouped, leaks, made_from, with_test, with_validation
 from ..layers.resize import resize
+from ..processing.synthetic import get_defect
 
 # %% ../../nbs/data/02_datamodule.ipynb #5064e679
 COLUMNS = ("image_path", "split", "label", "label_index", "mask_path")
@@ -230,8 +231,6 @@ def paint(
     read: Callable[[str], np.ndarray],  # path -> (H, W, 3) uint8
 ) -> tuple[np.ndarray, np.ndarray]:  # image (H, W, 3) uint8, mask (H, W) bool
     "An image with a synthetic defect, and its mask."
-    from anomalib_nb.data.synthetic import get_defect
-
     source, name, seed = made_from(path)
     image = read(source)
     image = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)  # a reader may give floats in [0, 1]

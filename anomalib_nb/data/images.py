@@ -7,9 +7,9 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/images.html.md"""
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'HEAD', 'Cache', 'is_image', 'image_paths', 'list_images', 'to_8_bits',
            'as_rgb', 'UnreadableImage', 'named', 'check_file', 'check_pixels', 'open_image', 'has_bands', 'read_bands',
-           'choose_bands', 'read_image', 'as_mask', 'read_mask', 'from_array', 'in_range', 'nearest', 'planes',
-           'floats', 'as_floats', 'to_tensor', 'Picture', 'stamp', 'MemoryCache', 'packed', 'unpacked', 'write_beside',
-           'free_bytes', 'DiskCache', 'open_cache', 'identity', 'Remembered']
+           'choose_bands', 'read_image', 'ImageFiles', 'as_mask', 'read_mask', 'from_array', 'in_range', 'nearest',
+           'planes', 'floats', 'as_floats', 'to_tensor', 'Picture', 'stamp', 'MemoryCache', 'packed', 'unpacked',
+           'write_beside', 'free_bytes', 'DiskCache', 'open_cache', 'identity', 'Remembered']
 
 # %% ../../nbs/data/00_images.ipynb #bf2c46e0
 import hashlib
@@ -22,7 +22,7 @@ import tempfile
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -210,6 +210,28 @@ def read_image(
         if has_bands(path, white):
             return to_8_bits(choose_bands(read_bands(path), bands), white)
     return open_image(path, partial(as_rgb, white=white))
+
+# %% ../../nbs/data/00_images.ipynb #666180e9
+class ImageFiles(Sequence):
+    "The images below a folder as a list, each read when it is asked for."
+
+    def __init__(
+        self,
+        folder: Path | str,  # searched with all its sub-folders
+        read: Callable[[Path], np.ndarray] = read_image,  # path -> (H, W, 3) uint8
+    ):
+        self.folder, self.read, self.paths = folder, read, list_images(folder)
+        if not self.paths:
+            raise ValueError(explain(f"There are no pictures in {folder}", f"Expected {', '.join(IMAGE_SUFFIXES)}", "Check the path"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: int) -> np.ndarray:  # (H, W, 3) uint8
+        return self.read(self.paths[place])
+
+    def __repr__(self) -> str:
+        return f"ImageFiles({str(self.folder)!r})"
 
 # %% ../../nbs/data/00_images.ipynb #1b6b69c5
 def as_mask(

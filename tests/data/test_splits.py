@@ -13,10 +13,10 @@ from anomalib_nb.data import (
     DemoData,
     Folder,
     leaks,
-    list_defects,
     write_demo_folder,
 )
 from anomalib_nb.data.splits import SPLIT_MODES, belongs_to, made_from, stratified
+from anomalib_nb.processing import list_defects
 
 
 def module(train=10, good=4, bad=6, val=0, unknown=0, group=None, **arguments):

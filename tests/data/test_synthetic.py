@@ -11,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anomalib_nb.data import draw_image, get_defect, list_defects, poisson_blend, settle
-from anomalib_nb.data.synthetic import VISIBLE
+from anomalib_nb.data import ImageFiles, draw_image
+from anomalib_nb.processing import (
+    VISIBLE,
+    Perlin,
+    SyntheticDefect,
+    get_defect,
+    list_defects,
+    poisson_blend,
+    settle,
+)
 
 NAMES = list_defects()
 
@@ -70,7 +78,8 @@ def test_global_generators_are_left_alone_and_do_not_matter():
 
 def test_another_process_makes_the_same():
     code = (
-        "import hashlib, numpy as np; from anomalib_nb.data import draw_image, get_defect, list_defects;"
+        "import hashlib; from anomalib_nb.data import draw_image;"
+        "from anomalib_nb.processing import get_defect, list_defects;"
         "good = draw_image('demo/metal/train/good/000.png', 64, 0);"
         "print(hashlib.sha256(b''.join(get_defect(n)(good, 5)[0].tobytes() for n in list_defects())).hexdigest())"
     )
@@ -104,14 +113,33 @@ def test_pictures_of_a_folder(name, argument, tmp_path):
     red[::2] = (255, 0, 0)
     Image.fromarray(red).save(tmp_path / "deep" / "red.png")
     good = picture(64, 64, "drawn")
-    with_folder = get_defect(name, **{argument: tmp_path})
+    with_folder = get_defect(name, **{argument: ImageFiles(tmp_path)})
+    with_list = get_defect(name, **{argument: [red]})
     assert not np.array_equal(with_folder(good, 0)[0], get_defect(name)(good, 0)[0])
-    assert "red" not in repr(with_folder) and argument in repr(with_folder)
+    assert np.array_equal(with_folder(good, 0)[0], with_list(good, 0)[0])
+    assert argument in repr(with_folder) and len(repr(with_list)) < 200
     with pytest.raises(FileNotFoundError, match="no folder"):
-        get_defect(name, **{argument: tmp_path / "absent"})
+        ImageFiles(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no pictures"):
-        get_defect(name, **{argument: tmp_path / "empty"})
+        ImageFiles(tmp_path / "empty")
+    for nothing in ([], tmp_path, str(tmp_path)):
+        with pytest.raises(ValueError, match="holds no pictures.*ImageFiles"):
+            get_defect(name, **{argument: nothing})
+
+
+def test_the_makers_are_found_in_their_package_and_load_no_data_set():
+    assert issubclass(Perlin, SyntheticDefect) and type(get_defect("PERLIN")) is Perlin
+    assert {"CutPaste", "CutPasteScar", "NSA", "Perlin", "Scratches", "Spots", "Stains"} <= set(
+        NAMES
+    )
+    code = (
+        "import sys; sys.modules['anomalib_nb.data'] = None;"
+        "from anomalib_nb.processing import get_defect, list_defects;"
+        "print(len([get_defect(name) for name in list_defects()]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) == len(NAMES)
 
 
 def test_what_is_too_faint_is_undone():

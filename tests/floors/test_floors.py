@@ -52,6 +52,7 @@ def test_a_clean_sketch_has_no_problems():
         ("layers.flow", "import lightning"),
         ("metrics.curves", "import sklearn"),
         ("processing.pre", "from anomalib_nb.data import Folder"),
+        ("processing.synthetic", "from ..data.images import read_image"),
         ("models.padim", "from anomalib_nb.data import Folder"),
         ("models.padim", "from .patchcore import embed"),
         ("models.padim", "from anomalib_nb.models.patchcore import embed"),
@@ -91,6 +92,8 @@ def test_a_planted_violation_is_found(module, line):
             "models.padim",
             "from ..processing.pre import PreProcessor\nfrom ..layers.blur import blur\nimport timm, torch, math",
         ),
+        ("models.draem", "from ..processing.synthetic import get_defect"),
+        ("data.datamodule", "from ..processing.synthetic import get_defect"),
         ("models.padim", "def f():\n    import transformers"),
         (
             "models.contract",
