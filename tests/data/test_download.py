@@ -484,7 +484,7 @@ def test_every_named_data_set_has_its_facts():
     named = [getattr(data, name) for name in list_datasets()]
     for kind in (kind for kind in named if issubclass(kind, NamedDataModule)):
         assert kind.title and kind.licence, kind
-        assert kind.homepage.startswith("https://"), kind
+        assert kind.homepage.startswith(("https://", "http://")), kind
         assert len(set(kind.categories)) == len(kind.categories), kind
 
 
