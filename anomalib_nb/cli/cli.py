@@ -8,8 +8,8 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/cli/cli.html.md"""
 __all__ = ['REGISTRIES', 'NOT_AS_TEXT', 'FIRST_NOTEBOOK', 'COMMANDS', 'HERE', 'EXPECTED_ERRORS', 'HELP', 'Argument', 'documented',
            'passed_on', 'definition', 'arguments_of', 'narrowest_first', 'kind_of', 'choose', 'read_config', 'value_of',
            'normalised', 'CustomHelpFormatter', 'spelled_out', 'form_of', 'add_option', 'add_choice', 'add_engine',
-           'unknown_option', 'readable', 'aligned', 'fit', 'opened', 'built', 'data_of', 'test', 'validate', 'train',
-           'answers', 'predict', 'export', 'refitted', 'threshold', 'models', 'first_notebook', 'lab_command',
+           'unknown_option', 'readable', 'aligned', 'measured', 'fit', 'opened', 'built', 'data_of', 'test', 'validate',
+           'train', 'answers', 'predict', 'export', 'refitted', 'threshold', 'models', 'first_notebook', 'lab_command',
            'notebook', 'overview', 'parser_of', 'engine_of', 'AnomalibCLI', 'say', 'note', 'run_command', 'main']
 
 # %% ../../nbs/cli/00_cli.ipynb #3486f9d3
@@ -319,6 +319,17 @@ def aligned(
     width = max(map(len, rows), default=0)
     return "\n".join(f"{name:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}" for name, value in rows.items())
 
+# %% ../../nbs/cli/00_cli.ipynb #e5483b90
+def measured(
+    results: Any,  # `Results` of a test
+    **also: Any,  # name -> what to show below them
+) -> str:
+    "Results in two columns, and what they stand on."
+    from anomalib_nb.metrics.evaluator import results_line, results_warnings
+
+    lines = [aligned({**results, **also}), results_line(results), *results_warnings(results)]
+    return "\n".join(line for line in lines if line)
+
 # %% ../../nbs/cli/00_cli.ipynb #b4875cad
 def fit(
     model: Any,  # an AnomalyModule
@@ -366,10 +377,11 @@ def test(
     run: Path,  # a run of fit, or the folder of a model
     data: Any = None,  # an AnomalibDataModule; None: the run's
     engine: Any = None,  # an Engine
+    leak_check: bool = True,  # look for copies of training images among those of the test?
 ) -> None:
     "Measure a fitted model on test images, on raw scores."
-    metrics = engine.test(opened(run), data_of(run, data))
-    print(aligned({**metrics, "run": engine.run}))
+    results = engine.test(opened(run), data_of(run, data), leak_check)
+    print(measured(results, run=engine.run))
 
 # %% ../../nbs/cli/00_cli.ipynb #afb782c4
 def validate(
@@ -378,8 +390,8 @@ def validate(
     engine: Any = None,  # an Engine
 ) -> None:
     "Measure a fitted model on validation images, on raw scores."
-    metrics = engine.validate(opened(run), data_of(run, data))
-    print(aligned({**metrics, "run": engine.run}))
+    results = engine.validate(opened(run), data_of(run, data))
+    print(measured(results, run=engine.run))
 
 # %% ../../nbs/cli/00_cli.ipynb #9a97f66b
 def train(
@@ -389,7 +401,7 @@ def train(
 ) -> None:
     "Fit, then test."
     fit(model, data, engine)
-    print(aligned(engine.test(model, data)))
+    print(measured(engine.test(model, data)))
 
 # %% ../../nbs/cli/00_cli.ipynb #39790106
 def answers(
