@@ -106,7 +106,7 @@ def ours(folder: str, names: str, threads: int, mode: str) -> dict:
         evaluator.update(Batch(anomaly_map=maps[i : i + BATCH], gt_mask=masks[i : i + BATCH]))
     results = evaluator.compute()
     seconds = time.perf_counter() - begun
-    values = {name.removeprefix("pixel_"): float(value) for name, value in results.items()}
+    values = {name.split("_")[1]: float(value) for name, value in results.items()}
     bounds = [getattr(value, "bound", 0.0) for value in results.values()]
     held = max(peak() - base, 0)
     return {

@@ -701,9 +701,8 @@ class Predictions(Columns):
     def at(self, threshold: float, pixel_threshold: float | None = None) -> "Predictions":
         "The same run decided at another image threshold, and pixel threshold if given."
         changes = {"image_threshold": threshold, "pixel_threshold": pixel_threshold}
-        return type(self)(
-            self.dataset.assign_attrs({k: float(v) for k, v in changes.items() if v is not None})
-        )
+        given = {name: float(value) for name, value in changes.items() if value is not None}
+        return type(self)(self.dataset.assign_attrs(**given, fitted_on="set by hand"))
 
     def worst(self, n: int = 20) -> "Predictions":
         "The n images farthest on the wrong side; the highest scores if truth or threshold is missing."

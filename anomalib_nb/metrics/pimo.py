@@ -298,13 +298,18 @@ class AUPIMO(Metric):
 
     def __init__(
         self,
-        fpr_bounds: tuple[float, float] = (1e-5, 1e-4),  # L and U
-        num_thresholds: int | None = None,  # of a grid; None takes every threshold
+        fpr_bounds: tuple[float, float] = (1e-5, 1e-4),  # L and U; any others become part of the name
+        num_thresholds: int | None = None,  # of a grid, part of the name; None takes every threshold
         **options,  # of the metric
     ):
         super().__init__(**options)
         self.fpr_bounds, self.num_thresholds = checked_bounds(fpr_bounds), num_thresholds
         self.scores: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        bounds = "" if self.fpr_bounds == (1e-5, 1e-4) else "_{:g}_{:g}".format(*self.fpr_bounds)
+        return f"AUPIMO{bounds}{f'_grid_{self.num_thresholds}' if self.num_thresholds else ''}"
 
     def measure(self, sample: Sample) -> float:
         self.scores = aupimo_of(sample, self.fpr_bounds, self.num_thresholds)

@@ -148,6 +148,10 @@ class PRO(Metric):
         self.threshold = threshold
         self.fields = {"pixel": ("pred_mask" if threshold is None else "anomaly_map", "gt_mask")}
 
+    @property
+    def name(self) -> str:
+        return "PRO" if self.threshold is None else f"PRO_{self.threshold:g}"
+
     def measure(self, gathered: Sample | Counts) -> float:
         return pro_of(gathered) if self.threshold is None else overlap_at(gathered, self.threshold)
 

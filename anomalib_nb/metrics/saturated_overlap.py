@@ -210,7 +210,6 @@ class SaturatedDecisions(Decisions):
 class SPRO(Metric):
     "Saturated per-region overlap of the decided masks, or of the raw maps at a threshold."
 
-    name = "sPRO"
     needs = ("regions",)
     ranks = False
 
@@ -223,6 +222,10 @@ class SPRO(Metric):
         super().__init__(**options)
         self.threshold = threshold
         self.fields = {"pixel": ("pred_mask" if threshold is None else "anomaly_map", "gt_mask")}
+
+    @property
+    def name(self) -> str:
+        return "sPRO" if self.threshold is None else f"sPRO_{self.threshold:g}"
 
     def measure(self, gathered: Sample | Counts) -> float:
         if self.threshold is not None:

@@ -13,6 +13,7 @@ __all__ = ['THRESHOLD_RULES', 'between', 'just_above', 'manual_threshold', 'f1_a
            'list_threshold_rules', 'read_rule', 'get_threshold_rule']
 
 # %% ../../nbs/metrics/09_threshold_rules.ipynb #26a18e32
+import inspect
 import math
 import re
 import warnings
@@ -407,4 +408,9 @@ def get_threshold_rule(
     if (key := plain(name).removesuffix("threshold")) not in known:
         expected, hint = f"Expected one of {', '.join(known.values())}", did_you_mean(name, known.values())
         raise ValueError(explain(f"No threshold rule {name!r}", expected, hint))
-    return THRESHOLD_RULES.get(f"{known[key]}_threshold")(**{**given, **arguments})
+    kind, given = THRESHOLD_RULES.get(f"{known[key]}_threshold"), {**given, **arguments}
+    takes = [each.name for each in inspect.signature(kind).parameters.values() if each.kind is not each.VAR_KEYWORD]
+    if odd := [argument for argument in given if argument not in takes]:
+        expected = f"Expected {', '.join(takes) or 'none'}"
+        raise ValueError(explain(f"The rule {known[key]} has no argument {odd[0]!r}", expected, did_you_mean(odd[0], takes)))
+    return kind(**given)

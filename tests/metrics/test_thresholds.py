@@ -342,7 +342,7 @@ def test_rules_are_read_as_people_write_them():
     assert read_rule("manual(value=inf)") == ("manual", {"value": math.inf})
     with pytest.raises(ValueError, match="Did you mean 'conformal'"):
         get_threshold_rule("conformel")
-    with pytest.raises(TypeError, match="alpha"):
+    with pytest.raises(ValueError, match="no argument .alpha.. Expected fpr"):
         get_threshold_rule("target_fpr(alpha=0.1)")
 
 
