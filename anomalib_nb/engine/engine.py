@@ -273,12 +273,12 @@ def measure(
     images_for(datamodule, verb)
     run = self.open_run(model, datamodule)
     listener = Evaluation(self.evaluator or Evaluator([AUROC, F1Max, AUPRO]))
-    scribe = Recording(run / f"{verb}.zarr", model=type(model).__name__, dataset=datamodule.name)
+    copies = count_copies(datamodule) if verb == "test" and leak_check else 0
+    scribe = Recording(run / f"{verb}.zarr", model=type(model).__name__, dataset=datamodule.name, leaks=copies)
     with self.stage(verb, model, datamodule, [listener] + [scribe] * (verb == "test")) as trainer:
         getattr(trainer, verb)(model, datamodule=datamodule, verbose=False)
     results = listener.results
-    results.fitted_on = model.post.fitted_on
-    results.leaks = count_copies(datamodule) if verb == "test" and leak_check else 0
+    results.fitted_on, results.leaks = model.post.fitted_on, copies
     write_json(run / "metrics.json", results.facts())
     return results
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..core.errors import explain
+from ..core.errors import did_you_mean, explain
 from ..core.predictions import Predictions, decide
 from ..core.types import Batch
 from .evaluator import Evaluator, Metric, Results, results_line, results_warnings
@@ -91,6 +91,7 @@ def finished(
     "The results of an evaluator, with what the thresholds of the run were fitted on."
     results = evaluator.compute()
     results.fitted_on = str(run.attrs.get("fitted_on", ""))
+    results.leaks = int(run.attrs.get("leaks", 0))
     return results
 
 # %% ../../nbs/metrics/12_breakdown.ipynb #5859cf87
@@ -111,6 +112,9 @@ def groups_of(
     by: str | Sequence[str] = "label",  # a column of words of the run, or one word for each image
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # rows of good images; type -> rows of anomalous ones
     "The images of a run: the good ones, and those of each type of defect."
+    if isinstance(by, str) and by not in run.dataset:
+        columns = [name for name, column in run.dataset.items() if column.dtype.kind in "OUT"]
+        raise ValueError(explain(f"The run has no column {by!r}", f"Expected {', '.join(columns)}", did_you_mean(by, columns)))
     words = np.array(run.words(by) if isinstance(by, str) else list(by), dtype=str)
     if len(words) != len(run):
         raise ValueError(explain(f"There are {len(words)} words for {len(run)} images", "Expected one for each"))

@@ -47,6 +47,7 @@ def test_copies_are_counted_and_shown(tmp_path, engine, kind):
     assert found.leaks == 1 == count_copies(dirty) and found.images == 9
     assert "1 of 9 images are copies" in found._repr_html_()
     assert read_json(engine.run / "metrics.json")["leaks"] == 1
+    assert evaluate(Predictions.load(engine.run / "test.zarr"), ["AUROC"], ["image"]).leaks == 1
     assert copies_among(dirty.table, "test")["image_path"].iloc[0].endswith(f"same.{kind}")
     assert engine.test(model, dirty, leak_check=False).leaks == 0
 
