@@ -399,8 +399,12 @@ def test_ctrl_c_says_where_things_are(home):
         "--data.train_batch_size",
         "2",
     ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": home}
+    # A job in the background starts with Ctrl-C ignored, and hands that on.
     process = subprocess.Popen(
-        [*PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home
+        [*PROGRAM, *command],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **pipes,
     )
     note = home / "stopped/PatchCore/metal/v0/config.yaml"
     for _ in range(600):
@@ -409,7 +413,10 @@ def test_ctrl_c_says_where_things_are(home):
         time.sleep(0.1)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert "Interrupted. What was written is in" in err and "Traceback" not in err
 

@@ -123,8 +123,12 @@ SLOW_FIT = """
 def test_ctrl_c_during_fit(tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(textwrap.dedent(SLOW_FIT))
+    # A job in the background starts with Ctrl-C ignored, and hands that on.
     job = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path / "results")], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(script), str(tmp_path / "results")],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "results").rglob("*.safetensors")):
