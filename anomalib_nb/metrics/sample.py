@@ -53,8 +53,8 @@ def reject_nan(
     names: Sequence[str] | None = None,  # B names for the message
 ) -> None:
     "Raise a `ValueError` that counts the NaN scores and names their images."
-    wrong = np.isnan(scores)
-    if wrong.any():
+    if scores.size and np.isnan(scores.min()):  # the least of values with a NaN is NaN
+        wrong = np.isnan(scores)
         rows = np.flatnonzero(wrong.reshape(len(scores), -1).any(1))
         shown = [str(names[i]) if names else f"number {i}" for i in rows[:5]]
         more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
@@ -139,10 +139,13 @@ def components(
     masks, first, found = as_labels(masks), 0, [np.zeros(0, np.int64)]
     if masks.ndim != 3:
         raise ValueError(explain(f"Masks have shape {masks.shape}", "Expected (N, H, W)"))
-    for mask in masks[masks.any((1, 2))]:
-        region, count = ndimage.label(mask, np.ones((3, 3)))
-        found.append(region[mask].astype(np.int64) + first - 1)
-        first += count
+    for mask in masks:
+        if len(rows := np.flatnonzero(mask.any(1))):
+            columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(0))
+            part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # all that is marked
+            region, count = ndimage.label(part, np.ones((3, 3)))
+            found.append(region[part].astype(np.int64) + first - 1)
+            first += count
     return np.concatenate(found)
 
 # %% ../../nbs/metrics/00_sample.ipynb #c7b13848
@@ -166,14 +169,15 @@ def split(
     cells = labels.shape if labels.ndim > 1 else (len(labels), 1, 1)  # an image of one pixel
     region = components(labels.reshape(cells))
     pixels, truth = scores.reshape(len(scores), -1), labels.reshape(len(labels), -1)
-    marked = truth.sum(1)
+    marked = np.array([np.count_nonzero(row) for row in truth])
     hosts = np.zeros(region.max(initial=-1) + 1, np.int64)  # image of each region
     hosts[region] = np.repeat(np.arange(len(scores)), marked)
-    defective, sizes = marked > 0, np.full(len(scores), pixels.shape[1])
+    defective, sizes = np.flatnonzero(marked), np.full(len(scores), pixels.shape[1])
+    anomalous = [pixels[i][truth[i]] for i in defective]
     return Split(
-        pixels[~defective].ravel(),
-        pixels[defective][~truth[defective]],
-        scores[labels][np.argsort(region, kind="stable")],
+        pixels[marked == 0].ravel(),
+        np.concatenate([pixels[:0, 0], *(pixels[i][~truth[i]] for i in defective)]),
+        np.concatenate([pixels[:0, 0], *anomalous])[np.argsort(region, kind="stable")],
         np.stack([sizes, marked, np.bincount(hosts, minlength=len(scores))], 1),
         np.bincount(region),
     )
