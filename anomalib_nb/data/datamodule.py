@@ -118,12 +118,12 @@ class AnomalibDataset(Dataset):
         "The mask of a row, (H, W) bool; it must be as large as its image, (h, w), is; empty for a good one."
         path = self.columns["mask_path"][i]
         if self.columns["label_index"][i] == 0 or not path:
-            return torch.zeros(self.size or shape, dtype=torch.bool)
+            return torch.from_numpy(np.zeros(self.size or shape, bool))
         mask = self.read_mask.at(path, self.size)
         if mask.shape != tuple(shape):
             raise ValueError(explain(f"{path} is {mask.shape[0]} × {mask.shape[1]} pixels, its image {shape[0]} × {shape[1]}",
                                      "Expected the same", "Save the mask at the size of its image"))
-        return torch.from_numpy(mask.values).clone()
+        return torch.from_numpy(mask.values.copy())
 
 # %% ../../nbs/data/02_datamodule.ipynb #70d0f245
 WORDS = {"image_path": "", "mask_path": "", "explanation": "", "info": {}}  # field -> what stands for nothing
@@ -152,12 +152,10 @@ def stack_images(
     images: Sequence[Tensor],  # of one shape, (3, H, W); uint8, or floats in [0, 1]
 ) -> Tensor:  # (B, 3, H, W) float32 in [0, 1]
     "Images as a batch, each turned into floats where it will stay."
-    batch = torch.from_numpy(np.empty((len(images), *images[0].shape), np.float32))  # unlike torch, numpy asks for large pages
+    batch = np.empty((len(images), *images[0].shape), np.float32)  # by numpy: threads would wait for each other at every image
     for image, place in zip(images, batch):
-        place.copy_(image)
-        if image.dtype == torch.uint8:
-            place.div_(255)
-    return batch
+        np.divide(image.numpy(), np.float32(255 if image.dtype == torch.uint8 else 1), out=place)
+    return torch.from_numpy(batch)
 
 # %% ../../nbs/data/02_datamodule.ipynb #ad04c19f
 def collate(
