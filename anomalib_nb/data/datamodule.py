@@ -34,6 +34,7 @@ from ..core.settings import get_settings
 from ..core.types import Batch
 from .images import Remembered, floats, from_array, is_image, list_images, nearest, open_cache, read_image, read_mask
 from .splits import GroupBy, TestSplit, ValSplit, check_mode, grouped, leaks, made_from, with_test, with_validation
+from .workers import worker_options
 from ..layers.resize import resize
 from ..processing.synthetic import get_defect
 
@@ -189,8 +190,8 @@ def loader(
     seed: int | None = None,  # shuffle, starting from it; None keeps the order
 ) -> DataLoader:  # yields Batch
     "Batches of a dataset."
-    return DataLoader(dataset, batch_size=batch_size, shuffle=seed is not None, num_workers=workers, collate_fn=collate,
-                      persistent_workers=workers > 0, generator=torch.Generator().manual_seed(seed or 0))
+    return DataLoader(dataset, batch_size=batch_size, shuffle=seed is not None, collate_fn=collate,
+                      generator=torch.Generator().manual_seed(seed or 0), **worker_options(dataset, workers))
 
 # %% ../../nbs/data/02_datamodule.ipynb #12ed06cf
 class Attempt(Dataset):
@@ -219,7 +220,8 @@ def unreadable(
 ) -> pd.DataFrame:  # image_path, split, reason
     "The items of a dataset that cannot be read, and why; clips are tried frame by frame."
     dataset = getattr(dataset, "frames", dataset)
-    tried = DataLoader(Attempt(dataset), batch_size=16, num_workers=workers, collate_fn=list, generator=torch.Generator())
+    attempts = Attempt(dataset)
+    tried = DataLoader(attempts, batch_size=16, collate_fn=list, generator=torch.Generator(), **worker_options(attempts, workers))
     found = dataset.table[["image_path", "split"]].assign(reason=[reason for some in tried for reason in some])
     return found[found["reason"] != ""].reset_index(drop=True)
 

@@ -91,7 +91,7 @@ def open_video(
         raise no_video(path, error) from None
     if not video.streams.video:
         raise no_video(path, "it has no picture")
-    video.streams.video[0].codec_context.thread_count = 1  # threads do not survive the fork of a worker
+    video.streams.video[0].codec_context.thread_count = 1  # threads do not survive a fork
     return video
 
 # %% ../../nbs/data/60_video.ipynb #c2bf127e
@@ -236,7 +236,7 @@ def decoded(
             raise no_video(film.path, f"frame {i}: {error}") from None
         film.next = i + 1 if found == wanted else len(times)
         if found == wanted:
-            picture = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+            picture = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24", threads=1), round(frame.rotation / 90)))
             picture.flags.writeable = False  # the reader keeps it
             return picture
     raise no_video(film.path, f"frame {i} is not where the file says it is")
