@@ -6,10 +6,10 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/datamodule.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'INDEX', 'WORDS', 'OnError', 'DATASETS', 'complete', 'one_row_each', 'AnomalibDataset', 'agree', 'to_size',
-           'stack_images', 'collate', 'compact', 'loader', 'Attempt', 'unreadable', 'paint', 'read_painted',
-           'read_painted_mask', 'AnomalibDataModule', 'arrange', 'items', 'readable', 'skipped', 'dataset',
-           'train_dataloader', 'eval_dataloader', 'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of', 'InMemory',
-           'predict_dataset', 'without_broken', 'list_datasets', 'get_datamodule']
+           'stack_images', 'collate', 'for_threads', 'compact', 'loader', 'Attempt', 'unreadable', 'paint',
+           'read_painted', 'read_painted_mask', 'AnomalibDataModule', 'arrange', 'items', 'readable', 'skipped',
+           'dataset', 'train_dataloader', 'eval_dataloader', 'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of',
+           'InMemory', 'predict_dataset', 'without_broken', 'list_datasets', 'get_datamodule']
 
 # %% ../../nbs/data/02_datamodule.ipynb #66cb9e22
 import hashlib
@@ -34,7 +34,7 @@ from ..core.settings import get_settings
 from ..core.types import Batch
 from .images import Remembered, floats, from_array, is_image, list_images, nearest, open_cache, read_image, read_mask
 from .splits import GroupBy, TestSplit, ValSplit, check_mode, grouped, leaks, made_from, with_test, with_validation
-from .workers import worker_options
+from .workers import in_threads, worker_options
 from ..layers.resize import resize
 from ..processing.synthetic import get_defect
 
@@ -94,6 +94,7 @@ class AnomalibDataset(Dataset):
         self.truth = torch.tensor([index == 1 for index in self.columns["label_index"]], dtype=torch.bool)
         self.labelled = bool((self.table["label_index"] >= 0).all())
         self.masks = self.labelled and (bool((self.table["mask_path"] != "").any()) if masks is None else masks)
+        self.threads = True  # while files are read, see `compact`
         self.said = [name for name in self.table if name not in ("image_path", "mask_path", "label_index")]  # in info
 
     def __len__(self) -> int:
@@ -170,14 +171,27 @@ def collate(
         items = [to_size(item.replace(image=floats(item.image)), largest) for item in items]
     return Batch.stack([item.replace(image=None) for item in items]).replace(image=stack_images([item.image for item in items]))
 
+# %% ../../nbs/data/02_datamodule.ipynb #17413ee2
+def for_threads(
+    read: Any,  # a reader of images, or an argument of one
+) -> bool:
+    "May several threads read with it? They would make a film jump, and of a reader that we did not write nobody knows."
+    if isinstance(read, partial):
+        return all(map(for_threads, (read.func, *read.args, *read.keywords.values())))
+    return not callable(read) or getattr(read, "__module__", "") in ("anomalib_nb.data.images", "anomalib_nb.data.datamodule")
+
 # %% ../../nbs/data/02_datamodule.ipynb #0b8a6d5f
 def compact(
     self: AnomalibDataset,
     rows: list[int],  # of one batch
 ) -> list[Batch]:  # for `collate`; images may be bytes
     "The items of a batch, as they are remembered; a dataset with items of its own gives those."
-    plain = type(self).__getitem__ is AnomalibDataset.__getitem__
-    return [self.sample(i) if plain else self[i] for i in rows]
+    if type(self).__getitem__ is not AnomalibDataset.__getitem__:
+        return [self[i] for i in rows]
+    before, threads = self.read_image.files, self.threads and for_threads(self.read_image.read)
+    items = list((in_threads if threads else map)(self.sample, rows))
+    self.threads = self.read_image.files > before
+    return items
 
 
 AnomalibDataset.__getitems__ = compact
