@@ -29,7 +29,7 @@ class Metric(TorchMetric):
     # level -> (judged, truth)
     fields: dict[str, tuple[str, str]] = {"image": ("pred_score", "gt_label"), "pixel": ("anomaly_map", "gt_mask")}
     gathers: type[Store] | type[Decisions] = Store
-    needs: tuple[str, ...] = ()  # what else its store must keep: "profiles", "regions"
+    needs: tuple[str, ...] = ("background",)  # what its store keeps besides defects and normal images; also "profiles", "regions"
     oracle = False  # does it choose a threshold by the labels that it is judged by?
     scalar = True  # is its value a number? If not, it is the arrays of a curve
     ranks = True  # does only the order of scores count?

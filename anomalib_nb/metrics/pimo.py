@@ -70,7 +70,8 @@ def top_groups(
     if sorted_normal in sample.derived or len(np.unique(sizes)) > 1:
         return sample.once(normal_groups)
     last = len(scores) - math.ceil(upper * len(scores))
-    return [Group(np.sort(scores[scores >= np.partition(scores, last)[last]]), 1.0, len(scores))]
+    scores.partition(last)  # in place, as when they are sorted
+    return [Group(np.sort(scores[scores >= scores[last]]), 1.0, len(scores))]
 
 # %% ../../nbs/metrics/07_pimo.ipynb #8619731a
 def strict_thresholds(

@@ -163,6 +163,7 @@ def split(
     scores: Any,  # (B,) or (B, H, W)
     labels: Any,  # the same shape, 0/1
     names: Sequence[str] | None = None,  # B names for messages
+    background: bool = True,  # are scores around defects wanted?
 ) -> Split:
     "Sort scores out by their truth."
     scores, labels = paired(scores, labels, names)
@@ -176,7 +177,7 @@ def split(
     anomalous = [pixels[i][truth[i]] for i in defective]
     return Split(
         pixels[marked == 0].ravel(),
-        np.concatenate([pixels[:0, 0], *(pixels[i][~truth[i]] for i in defective)]),
+        np.concatenate([pixels[:0, 0], *(pixels[i][~truth[i]] for i in defective if background)]),
         np.concatenate([pixels[:0, 0], *anomalous])[np.argsort(region, kind="stable")],
         np.stack([sizes, marked, np.bincount(hosts, minlength=len(scores))], 1),
         np.bincount(region),

@@ -159,7 +159,7 @@ class Store(TorchMetric):
     def __init__(
         self,
         mode: Literal["auto", "exact", "streaming"] = "auto",  # auto: exact until the budget is spent
-        needs: Sequence[str] = (),  # what else to keep: "profiles" of images, "regions" that saturate
+        needs: Sequence[str] = ("background",),  # also "profiles" of images, "regions" that saturate
         **options,  # of torchmetrics
     ):
         super().__init__(**options)
@@ -175,7 +175,7 @@ class Store(TorchMetric):
         regions: Sequence[Regions] | None = None,  # B images' regions that saturate
     ) -> None:
         "Add a batch."
-        parts = split(scores, targets, names)._asdict()
+        parts = split(scores, targets, names, "background" in self.needs)._asdict()
         if "regions" in self.needs:
             parts |= regions_of(parts, scores, regions)
         for name, values in parts.items():
