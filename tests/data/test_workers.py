@@ -1,11 +1,22 @@
-"""Workers answer: from programs with threads, with classes of a notebook, from scripts of any kind."""
+"""Threads change nothing but the time; workers answer from programs with threads, with classes of a
+notebook, from scripts of any kind."""
 
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from textwrap import dedent
 
+import pytest
+import torch
 import trees
+
+from anomalib_nb.data.datamodule import AnomalibDataset
+from anomalib_nb.data.folder import Folder
+from anomalib_nb.data.images import MemoryCache, Remembered, read_image
 
 # a reader whose lock is held by a thread of the program that starts the workers
 CAMERA = """
@@ -90,3 +101,74 @@ def test_workers_know_what_a_notebook_defined(tmp_path):
 def test_a_script_without_a_guard_still_reads(tmp_path):
     alone, ahead = program(tmp_path, OWN, as_script=True)
     assert alone == ahead
+
+
+def parts(tmp_path, count=9, size=64):
+    for i in range(count):
+        trees.paint(tmp_path / f"good/{i}.png", (size, size))
+    places = {"normal_dir": "good", "test_split_mode": "none", "val_split_mode": "none"}
+    return partial(Folder, tmp_path, **places, train_batch_size=4)
+
+
+def who_reads(monkeypatch):
+    "The threads that read rows, while rows are read."
+    seen, sample = set(), AnomalibDataset.sample
+
+    def watched(self, i):
+        seen.add(threading.current_thread().name)
+        time.sleep(0.01)
+        return sample(self, i)
+
+    monkeypatch.setattr(AnomalibDataset, "sample", watched)
+    return seen
+
+
+def test_threads_read_what_one_reads_in_the_same_order(tmp_path, monkeypatch):
+    read = parts(tmp_path)
+    alone = read()
+    monkeypatch.setattr("anomalib_nb.data.workers.cores", lambda: 1)
+    expected = list(alone.train_dataloader())
+    monkeypatch.setattr("anomalib_nb.data.workers.cores", lambda: 4)
+    seen = who_reads(monkeypatch)
+    found = list(read().train_dataloader())
+    assert len(seen) > 1 and "MainThread" not in seen
+    assert [b.image_path for b in found] == [b.image_path for b in expected]
+    assert all(torch.equal(a.image, b.image) for a, b in zip(found, expected, strict=True))
+
+
+def test_what_is_remembered_needs_no_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr("anomalib_nb.data.workers.cores", lambda: 4)
+    loader = parts(tmp_path)().train_dataloader()
+    list(loader), list(loader)  # the second epoch finds out that nothing is read
+    seen = who_reads(monkeypatch)
+    list(loader)
+    assert seen == {"MainThread"}
+
+
+def test_a_reader_that_is_not_ours_is_never_shared(tmp_path, monkeypatch):
+    monkeypatch.setattr("anomalib_nb.data.workers.cores", lambda: 4)
+    data = parts(tmp_path)()
+    data.read_image = lambda path: read_image(path)
+    seen = who_reads(monkeypatch)
+    list(data.train_dataloader())
+    assert seen == {"MainThread"}
+
+
+def test_an_error_in_a_thread_names_the_first_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("anomalib_nb.data.workers.cores", lambda: 4)
+    data = parts(tmp_path)()
+    for i in range(9):
+        (tmp_path / f"good/{i}.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"good/\d.png cannot be read as an image"):
+        list(data.train_dataloader())
+
+
+def test_threads_do_not_overfill_a_cache(tmp_path):
+    paths = [str(trees.paint(tmp_path / f"{i}.png")) for i in range(40)]
+    cache = MemoryCache(10 * 32 * 32 * 3 / 1e6)
+    read = Remembered(read_image, cache)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            list(pool.map(read, paths))
+    assert len(cache.kept) == 10
+    assert cache.used == sum(picture.values.nbytes for picture in cache.kept.values())

@@ -610,3 +610,18 @@ def test_the_threshold_decides_the_same_in_torch_and_numpy():
 def test_a_false_alarm_rate_is_a_share(fpr):
     with pytest.raises(ValueError, match="fpr"):
         target_fpr_threshold(SCORES, LABELS, fpr)
+
+
+def test_aupimo_alone_holds_no_background():
+    maps, masks = np.random.default_rng(0).random((6, 40, 40), np.float32), np.zeros((6, 40, 40))
+    masks[::2, 5:15, 5:15] = 1
+    batch = Batch(anomaly_map=maps, gt_mask=masks)
+    bounds = {"fpr_bounds": (1e-3, 1e-1)}
+    values = []
+    for names in ([], ["AUROC"]):
+        evaluator = Evaluator([AUPIMO(**bounds), *names], levels=["pixel"])
+        evaluator.update(batch)
+        values.append(evaluator.compute()["pixel_AUPIMO_0.001_0.1"])
+        [store] = evaluator.stores.values()
+        assert bool(len(store.compute().background)) == bool(names)
+    assert values[0] == values[1] > 0
