@@ -278,7 +278,8 @@ def measure(
     with self.stage(verb, model, datamodule, [listener] + [scribe] * (verb == "test")) as trainer:
         getattr(trainer, verb)(model, datamodule=datamodule, verbose=False)
     results = listener.results
-    results.fitted_on, results.leaks = model.post.fitted_on, copies
+    seen = verb == "validate" and "validation images" in model.post.fitted_on
+    results.fitted_on, results.leaks = model.post.fitted_on + ", which are judged here" * seen, copies
     write_json(run / "metrics.json", results.facts())
     return results
 

@@ -151,7 +151,7 @@ class Results(dict):
     @property
     def optimistic(self) -> bool:
         "Were thresholds fitted on the images that are judged?"
-        return "test images" in self.fitted_on
+        return any(images in self.fitted_on for images in ("test images", "judged here"))
 
     def to_pandas(self) -> Any:
         "A table, one row per number: level, metric, value, bound, note."

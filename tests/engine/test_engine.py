@@ -86,8 +86,9 @@ def test_test_and_validate_leave_thresholds_alone(engine, data):
     model = small_patchcore()
     engine.fit(model, data)
     model.post.image_threshold = 123.0
-    engine.test(model, data), engine.validate(model, data)
+    tested, validated = engine.test(model, data), engine.validate(model, data)
     assert model.post.image_threshold == 123.0
+    assert validated.optimistic and not tested.optimistic  # thresholds come from validation images
 
 
 def test_metrics_of_test_are_those_of_the_raw_scores(engine, data):
