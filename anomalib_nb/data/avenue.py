@@ -22,6 +22,7 @@ from scipy.io.matlab import MatReadError
 from ..core.errors import explain
 from .clips import VideoDataModule, frame_table, read_frame_mask, volume_addresses
 from .images import stamp
+from .download import Download
 from .named import NamedDataModule
 from .video import FrameFolder, by_number, is_video
 
@@ -97,6 +98,12 @@ class Avenue(VideoDataModule, NamedDataModule):
     title = "CUHK Avenue"
     licence = "not stated; see its page"
     homepage = "http://www.cse.cuhk.edu.hk/leojia/projects/detectabnormal/dataset.html"
+    source = {
+        "films": Download("https://www.cse.cuhk.edu.hk/~leojia/projects/detectabnormal/Avenue_Dataset.zip",
+                          "fc9cb8432a11ca79c18aa180c72524011411b69d3b0ff27c8816e41c0de61531", inner="Avenue*"),
+        "masks": Download("https://www.cse.cuhk.edu.hk/~leojia/projects/detectabnormal/ground_truth_demo.zip",
+                          "60fec1728ec8f73a58aad3aeb5729d70a805a47e0b8eb4bf91ab67ef06386d77"),
+    }  # fmt: skip
     read_mask = staticmethod(read_avenue_mask)
 
     def index(self, root: Path) -> pd.DataFrame:

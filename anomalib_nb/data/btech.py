@@ -8,6 +8,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/btech.html.md"""
 __all__ = ['BTech']
 
 # %% ../../nbs/data/23_btech.ipynb #71b1c543
+from .download import Download
 from .named import NamedDataModule
 
 # %% ../../nbs/data/23_btech.ipynb #822b088c
@@ -18,3 +19,5 @@ class BTech(NamedDataModule):
     licence = "CC BY-SA 4.0"
     homepage = "https://github.com/pankajmishra000/VT-ADL"
     categories = ("01", "02", "03")
+    source = Download("https://avires.dimi.uniud.it/papers/btad/btad.zip",
+                      "461c9387e515bfed41ecaae07c50cf6b10def647b36c9e31d239ab2736b10d2a", inner="BTech_Dataset_transformed*")

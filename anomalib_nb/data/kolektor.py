@@ -15,6 +15,7 @@ import pandas as pd
 from ..core.errors import explain
 from .images import read_mask
 from .layouts import names
+from .download import Download
 from .named import NamedDataModule
 
 # %% ../../nbs/data/24_kolektor.ipynb #e67b1905
@@ -35,6 +36,8 @@ class Kolektor(NamedDataModule):
 
     title, licence = "KolektorSDD", "CC BY-NC-SA 4.0"
     homepage = "https://www.vicos.si/resources/kolektorsdd/"
+    source = Download("https://data.vicos.si/datasets/KSDD/KolektorSDD.zip",
+                      "65dc621693418585de9c4467d1340ea7958a6181816f0dc2883a1e8b61f9d4dc", inner="KolektorSDD*")
 
     def index(self, root: Path) -> pd.DataFrame:
         "Good images train, those with a mask that is not black test."

@@ -22,5 +22,6 @@ class MVTecAD(NamedDataModule):
         "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw",
         "tile", "toothbrush", "transistor", "wood", "zipper",
     )  # fmt: skip
-    source = Download(None, "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
-                      "mvtec_anomaly_detection.tar.xz", inner="mvtec_anomaly_detection*")
+    source = Download("https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/420938113-1629960298/"
+                      "mvtec_anomaly_detection.tar.xz", "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
+                      inner="mvtec_anomaly_detection*")

@@ -43,7 +43,8 @@ class MVTecAD2(NamedDataModule):
     licence = "CC BY-NC-SA 4.0"
     homepage = "https://www.mvtec.com/company/research/datasets/mvtec-ad-2"
     categories = ("can", "fabric", "fruit_jelly", "rice", "sheet_metal", "vial", "wallplugs", "walnuts")
-    source = Download(None, "c0ded99ef32bfc8e352d52beb44515e5b292b8598cb963aadfa91ca0763505e4", "mvtec_ad_2.tar.gz", inner="mvtec_ad_2*")
+    source = Download("https://www.mydrive.ch/shares/150997/701c90d3aea6588f404936e32a674602/download/466712769-1743429042/mvtec_ad_2.tar.gz",
+                      "c0ded99ef32bfc8e352d52beb44515e5b292b8598cb963aadfa91ca0763505e4", inner="mvtec_ad_2*")
 
     def __init__(
         self,

@@ -81,8 +81,9 @@ class MVTecLOCO(NamedDataModule):
     licence = "CC BY-NC-SA 4.0"
     homepage = "https://www.mvtec.com/company/research/datasets/mvtec-loco"
     categories = ("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors")
-    source = Download(None, "9e7c84dba550fd2e59d8e9e231c929c45ba737b6b6a6d3814100f54d63aae687",
-                      "mvtec_loco_anomaly_detection.tar.xz", inner="mvtec_loco_anomaly_detection*")
+    source = Download("https://www.mydrive.ch/shares/48237/1b9106ccdfbb09a0c414bd49fe44a14a/download/430647091-1646842701/"
+                      "mvtec_loco_anomaly_detection.tar.xz", "9e7c84dba550fd2e59d8e9e231c929c45ba737b6b6a6d3814100f54d63aae687",
+                      inner="mvtec_loco_anomaly_detection*")
     read_mask = staticmethod(read_union)
 
     def index(self, root: Path) -> pd.DataFrame:

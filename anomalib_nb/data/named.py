@@ -88,7 +88,7 @@ class NamedDataModule(AnomalibDataModule):
         category: str | None = None,  # as for the data set
     ) -> Path:  # where it lies
         "Print the licence, then get, verify and unpack the data set, unless it is there."
-        data = cls(root, category)
+        data = cls(root, category=category)
         print(f"{cls.title}: {cls.licence}, see {cls.homepage}")
         return data.root if present(data) else obtain(data)
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..core.errors import explain
 from .clips import VideoDataModule, frame_table, read_frame_mask
+from .download import Download
 from .named import NamedDataModule
 from .video import FrameFolder
 
@@ -71,6 +72,8 @@ class UCSDped(VideoDataModule, NamedDataModule):
     title = "UCSD Pedestrian"
     licence = "free for research, see its page"
     homepage = "http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm"
+    source = Download(None, "2329af326951f5097fdd114c50e853957d3e569493a49d22fc082a9fd791915b",  # its server has no secure address
+                      "UCSD_Anomaly_Dataset.tar.gz", inner="UCSD_Anomaly_Dataset*")
     categories = ("UCSDped2", "UCSDped1")
 
     def __init__(

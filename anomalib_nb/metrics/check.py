@@ -108,7 +108,7 @@ def about_streams(
     if not metric.scalar or not issubclass(metric.gathers, Metric.gathers):
         return []
     run, stream = small_run(), metric.clone()
-    stream.store = stream.gathers(mode="streaming", needs=stream.needs)
+    stream.store = stream.gathers(**{**stream.options, "mode": "streaming"})
     try:
         exact, bounded = value_of(metric, level, run), value_of(stream, level, run[:3], run[3:])
     except NotImplementedError:

@@ -26,10 +26,10 @@ from .summary import Bounded
 class Metric(TorchMetric):
     "Base of all metrics: `fields` says what feeds it, `measure` turns a sample into a number."
 
-    # level -> (judged, truth)
-    fields: dict[str, tuple[str, str]] = {"image": ("pred_score", "gt_label"), "pixel": ("anomaly_map", "gt_mask")}
+    fields: dict[str, tuple[str, str]] = {"image": ("pred_score", "gt_label"), "pixel": ("anomaly_map", "gt_mask")}  # level -> (judged, truth)
     gathers: type[Store] | type[Decisions] = Store
-    needs: tuple[str, ...] = ("background",)  # what its store keeps besides defects and normal images; also "profiles", "regions"
+    needs: tuple[str, ...] = ()  # what else its store must keep: "profiles", "regions"
+    background = True  # does it look at scores around defects?
     oracle = False  # does it choose a threshold by the labels that it is judged by?
     scalar = True  # is its value a number? If not, it is the arrays of a curve
     ranks = True  # does only the order of scores count?
@@ -40,7 +40,7 @@ class Metric(TorchMetric):
         **options,  # `mode` of the store, and options of torchmetrics
     ):
         super().__init__()
-        self.options = {"needs": self.needs, **options}
+        self.options = {"needs": self.needs, "background": self.background, **options}
         self.store = self.gathers(**self.options)
 
     @property
@@ -126,10 +126,12 @@ def shared_stores(
     mode: str,  # of the stores
 ) -> dict[tuple, Store | Decisions]:  # (fields, kind) -> store
     "A store for each pair of fields, and kind of store, that metrics ask for."
-    needs: dict[tuple, set] = {}
+    readers: dict[tuple, list[Metric]] = {}
     for metric, fields in metrics.values():
-        needs.setdefault((fields, metric.gathers), set()).update(metric.needs)
-    return {(fields, kind): kind(mode=mode, needs=sorted(wanted)) for (fields, kind), wanted in needs.items()}
+        readers.setdefault((fields, metric.gathers), []).append(metric)
+    return {(fields, kind): kind(mode=mode, needs=sorted({need for metric in some for need in metric.needs}),
+                                 background=any(metric.background for metric in some))
+            for (fields, kind), some in readers.items()}
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #a23681f5
 class Results(dict):

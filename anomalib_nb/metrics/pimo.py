@@ -308,7 +308,7 @@ class AUPIMO(Metric):
     "Mean area under the per-image overlap curves; `scores` holds that of each image."
 
     fields = {"pixel": Metric.fields["pixel"]}
-    needs = ("profiles",)
+    needs, background = ("profiles",), False
 
     def __init__(
         self,
@@ -349,7 +349,7 @@ def no_curves(
 class PIMO(Metric):
     "The per-image overlap curves up to a rate; in a stream, the worst and the best ones."
 
-    fields, needs, scalar = {"pixel": Metric.fields["pixel"]}, ("profiles",), False
+    fields, needs, background, scalar = {"pixel": Metric.fields["pixel"]}, ("profiles",), False, False
 
     def __init__(
         self,

@@ -98,7 +98,7 @@ def sample_of(
     check_regions(regions, maps.shape)
     empty = np.zeros(maps.shape[1:], bool)
     union = [as_labels(masks).any(0) if len(masks) else empty for masks, _ in regions]
-    store = Store("exact", needs=("background", "regions"))
+    store = Store("exact", needs=("regions",))
     store.update(maps, np.reshape(union, maps.shape), regions=regions)
     return store.compute()
 
@@ -210,7 +210,7 @@ class SaturatedDecisions(Decisions):
 class SPRO(Metric):
     "Saturated per-region overlap of the decided masks, or of the raw maps at a threshold."
 
-    needs = ("background", "regions")
+    needs = ("regions",)
     ranks = False
 
     def __init__(
@@ -243,7 +243,7 @@ class AUSPRO(Metric):
     "Area under the saturated per-region overlap curve up to a false positive rate."
 
     fields = {"pixel": Metric.fields["pixel"]}
-    needs = ("background", "regions")
+    needs = ("regions",)
 
     def __init__(
         self,

@@ -159,11 +159,12 @@ class Store(TorchMetric):
     def __init__(
         self,
         mode: Literal["auto", "exact", "streaming"] = "auto",  # auto: exact until the budget is spent
-        needs: Sequence[str] = ("background",),  # also "profiles" of images, "regions" that saturate
+        needs: Sequence[str] = (),  # what else to keep: "profiles" of images, "regions" that saturate
+        background: bool = True,  # keep the scores around defects?
         **options,  # of torchmetrics
     ):
         super().__init__(**options)
-        self.room, self.needs = room_of(mode), frozenset(needs)
+        self.room, self.needs, self.background_wanted = room_of(mode), frozenset(needs), background
         for name in EMPTY:
             self.add_state(name, [], merge_states if name.startswith("stream_") else "cat")
 
@@ -175,7 +176,7 @@ class Store(TorchMetric):
         regions: Sequence[Regions] | None = None,  # B images' regions that saturate
     ) -> None:
         "Add a batch."
-        parts = split(scores, targets, names, "background" in self.needs)._asdict()
+        parts = split(scores, targets, names, self.background_wanted)._asdict()
         if "regions" in self.needs:
             parts |= regions_of(parts, scores, regions)
         for name, values in parts.items():
@@ -357,6 +358,7 @@ class Decisions(TorchMetric):
         self,
         mode: str = "exact",  # any; counts are exact and small
         needs: Sequence[str] = (),  # nothing
+        background: bool = True,  # not used
         **options,  # of torchmetrics
     ):
         super().__init__(**options)

@@ -12,11 +12,26 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.error import URLError
 
 import pytest
 from trees import mvtec_like
 
-from anomalib_nb.data import Download, MVTecAD, NamedDataModule, VisA, list_datasets
+from anomalib_nb.data import (
+    AutoVI,
+    Avenue,
+    BTech,
+    Download,
+    Kolektor,
+    MVTecAD,
+    MVTecAD2,
+    MVTecLOCO,
+    NamedDataModule,
+    UCSDped,
+    VisA,
+    archives_of,
+    list_datasets,
+)
 from anomalib_nb.data.download import Limits, ask, extract, fetch, safe_place, unpack
 
 CONTENT = bytes(range(256)) * 2000  # 512 000 bytes
@@ -467,15 +482,34 @@ def test_half_a_category_by_hand(server, bottles, tmp_path):
 
 
 def test_sets_that_a_person_has_to_get(tmp_path, capsys):
-    with pytest.raises(
-        FileNotFoundError, match="mvtec_anomaly_detection.tar.xz from https://www.m"
-    ):
-        MVTecAD.download(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"Get mvtec_anomaly.*and call MVTecAD.download\("):
-        MVTecAD(tmp_path).table
-    assert "CC BY-NC-SA 4.0" in capsys.readouterr().out
-    with pytest.raises(FileNotFoundError, match=r"Call VisA.download\("):
-        VisA(tmp_path).table
+    with pytest.raises(FileNotFoundError, match="UCSD_Anomaly_Dataset.tar.gz from http://www.svcl"):
+        UCSDped.download(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"Get UCSD_Anomaly.*and call UCSDped.download\("):
+        UCSDped(tmp_path).table
+    assert "UCSD Pedestrian: free for research" in capsys.readouterr().out
+
+
+def test_sets_that_can_be_fetched(tmp_path, monkeypatch, capsys):
+    def refused(url, start):
+        raise URLError("no network")
+
+    monkeypatch.setattr("anomalib_nb.data.download.ask", refused)
+    for kind in (MVTecAD, MVTecAD2, MVTecLOCO, VisA, BTech, Kolektor, AutoVI, Avenue):
+        place = tmp_path / kind.__name__
+        with pytest.raises(FileNotFoundError, match=rf"Call {kind.__name__}.download\("):
+            kind(place).table
+        with pytest.raises(ConnectionError, match=f"Get .* from {kind.homepage}"):
+            kind.download(place)
+        assert kind.licence in capsys.readouterr().out
+
+
+def test_a_category_with_an_archive_of_its_own():
+    [archive] = archives_of(AutoVI.source, "pipe_clip")
+    assert archive.file == "pipe_clip.zip" and archive.sha256.startswith("955bb17b")
+    assert [one.file for one in archives_of(Avenue.source, "")] == [
+        "Avenue_Dataset.zip",
+        "ground_truth_demo.zip",
+    ]
 
 
 def test_every_named_data_set_has_its_facts():
