@@ -189,10 +189,20 @@ class Sample:
 
     def __init__(
         self,
-        parts: Split,  # of all images
+        parts: Split,  # of all images; `normal` in one piece or in a list of them
+        joined: Callable[[np.ndarray], Any] = id,  # is told of the normal scores once they are joined
     ):
-        self.normal, self.background, self.anomalous, self.images, self.areas = parts
-        self.derived: dict[Callable, Any] = {}
+        normal, self.background, self.anomalous, self.images, self.areas = parts
+        self.pieces = normal if isinstance(normal, list) else [normal]
+        self.joined, self.derived = joined, {}
+
+    @property
+    def normal(self) -> np.ndarray:
+        "Scores of images without a defect."
+        if len(self.pieces) > 1:
+            self.pieces = [np.concatenate(self.pieces)]
+            self.joined(self.pieces[0])
+        return self.pieces[0]
 
     def once(
         self,

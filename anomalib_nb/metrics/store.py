@@ -6,13 +6,14 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/store.html.md"""
 
 # %% auto #0
 __all__ = ['STEPS', 'PENDING', 'COPIES', 'EMPTY', 'LIGHTEST', 'UNITS', 'profile', 'profiles', 'Streams', 'Bounds', 'all_normal',
-           'Regions', 'check_regions', 'saturate', 'room_of', 'joined', 'Store', 'regions_of', 'held', 'gathered',
-           'whole_sample', 'weights', 'absorbed', 'whole_bounds', 'any_double', 'settle', 'Counts', 'count_decisions',
-           'Decisions']
+           'Regions', 'check_regions', 'saturate', 'room_of', 'parts_of', 'joined', 'Store', 'regions_of', 'held',
+           'gathered', 'whole_sample', 'weights', 'absorbed', 'whole_bounds', 'any_double', 'settle', 'Counts',
+           'count_decisions', 'Decisions']
 
 # %% ../../nbs/metrics/02_store.ipynb #196d893c
 import math
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -133,14 +134,20 @@ def room_of(
         raise ValueError(explain(f"No mode {mode!r}", f"Expected {', '.join(rooms)}", did_you_mean(mode, rooms)))
     return rooms[mode]
 
+# %% ../../nbs/metrics/02_store.ipynb #27fc536a
+def parts_of(
+    state: list[Tensor] | Tensor,  # before or after it was joined between processes
+) -> list[Tensor]:  # those that are not empty
+    "The parts of a state, as a list of their own."
+    return [part for part in (state if isinstance(state, list) else [state]) if len(part)]
+
 # %% ../../nbs/metrics/02_store.ipynb #6cf6a86d
 def joined(
     parts: list[Tensor] | Tensor,  # a state, before or after it was joined between processes
     empty: np.ndarray,  # what it is when nothing was gathered
 ) -> np.ndarray:
     "A state as one array."
-    parts = parts if isinstance(parts, list) else [parts]
-    arrays = [part.numpy(force=True) for part in parts if len(part)]
+    arrays = [part.numpy(force=True) for part in parts_of(parts)]
     return np.concatenate(arrays) if len(arrays) > 1 else arrays[0] if arrays else empty
 
 # %% ../../nbs/metrics/02_store.ipynb #abd8e952
@@ -224,10 +231,18 @@ def whole_sample(
     store: Store,  # exact
 ) -> Sample:
     "The sample of a store."
-    for name in PENDING:
-        setattr(store, name, [torch.from_numpy(joined(getattr(store, name), EMPTY[name]))])
-    found = gathered(store)
-    sample = Sample(Split(*(found[name] for name in Split._fields)))
+    found, parts = {}, parts_of(store.normal)
+    for name in (name for name in PENDING if name != "normal" or len(parts) < 2):
+        found[name] = joined(getattr(store, name), EMPTY[name])
+        setattr(store, name, [torch.from_numpy(found[name])])
+
+    def keep(whole: np.ndarray) -> None:
+        held = parts_of(store.normal)
+        if len(held) >= len(parts) and all(map(is_, held, parts)):  # the store has not been reset since
+            store.normal = [torch.from_numpy(whole), *held[len(parts) :]]
+
+    found.setdefault("normal", [part.numpy(force=True) for part in parts])
+    sample = Sample(Split(*(found[name] for name in Split._fields)), keep)
     sample.saturated, sample.saturations = found["saturated"], found["saturations"]
     return sample
 
