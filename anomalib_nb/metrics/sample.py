@@ -202,6 +202,7 @@ class Sample:
         if len(self.pieces) > 1:
             self.pieces = [np.concatenate(self.pieces)]
             self.joined(self.pieces[0])
+            self.joined = id  # which lets go of the pieces
         return self.pieces[0]
 
     def once(
