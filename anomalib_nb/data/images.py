@@ -508,7 +508,7 @@ class Remembered:
     ):
         self.read, self.cache = read, cache or MemoryCache(0)
         self.name, self.session = identity(read), os.urandom(8).hex()
-        self.files = 0  # read so far, not remembered
+        self.bytes = 0  # of files that were read so far, not remembered
 
     def at(
         self,
@@ -519,7 +519,7 @@ class Remembered:
         known = stamp(path)
         key = (self.name if known else self.session, os.path.abspath(path), known, size and tuple(size))
         if (picture := self.cache.get(key)) is None:
-            self.files += 1
+            self.bytes += known[0] if known else 0
             image = self.read(path)
             picture = Picture(planes(image, size), tuple(image.shape[:2]))
             self.cache.keep(key, picture)

@@ -103,7 +103,7 @@ def test_a_script_without_a_guard_still_reads(tmp_path):
     assert alone == ahead
 
 
-def parts(tmp_path, count=9, size=64):
+def parts(tmp_path, count=9, size=128):  # 49 kB of noise
     for i in range(count):
         trees.paint(tmp_path / f"good/{i}.png", (size, size))
     places = {"normal_dir": "good", "test_split_mode": "none", "val_split_mode": "none"}
@@ -140,6 +140,15 @@ def test_what_is_remembered_needs_no_threads(tmp_path, monkeypatch):
     monkeypatch.setattr("anomalib_nb.data.workers.cores", lambda: 4)
     loader = parts(tmp_path)().train_dataloader()
     list(loader), list(loader)  # the second epoch finds out that nothing is read
+    seen = who_reads(monkeypatch)
+    list(loader)
+    assert seen == {"MainThread"}
+
+
+def test_small_files_need_no_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr("anomalib_nb.data.workers.cores", lambda: 4)
+    loader = parts(tmp_path, size=32)().train_dataloader()
+    next(iter(loader))  # the first batch finds out how large they are
     seen = who_reads(monkeypatch)
     list(loader)
     assert seen == {"MainThread"}
