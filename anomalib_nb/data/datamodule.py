@@ -6,10 +6,10 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/datamodule.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'INDEX', 'WORDS', 'WORTH', 'OnError', 'DATASETS', 'complete', 'one_row_each', 'AnomalibDataset', 'agree',
-           'to_size', 'stack_images', 'collate', 'for_threads', 'compact', 'loader', 'Attempt', 'unreadable', 'paint',
-           'read_painted', 'read_painted_mask', 'AnomalibDataModule', 'arrange', 'items', 'readable', 'skipped',
-           'dataset', 'train_dataloader', 'eval_dataloader', 'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of',
-           'InMemory', 'predict_dataset', 'without_broken', 'list_datasets', 'get_datamodule']
+           'to_size', 'collate', 'for_threads', 'compact', 'loader', 'Attempt', 'unreadable', 'paint', 'read_painted',
+           'read_painted_mask', 'AnomalibDataModule', 'arrange', 'items', 'readable', 'skipped', 'dataset',
+           'train_dataloader', 'eval_dataloader', 'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of', 'InMemory',
+           'predict_dataset', 'without_broken', 'list_datasets', 'get_datamodule']
 
 # %% ../../nbs/data/02_datamodule.ipynb #66cb9e22
 import hashlib
@@ -32,6 +32,7 @@ from ..core.errors import explain
 from ..core.registry import Registry
 from ..core.settings import get_settings
 from ..core.types import Batch
+from .batch_memory import stack_images, stack_planes
 from .images import Remembered, floats, from_array, is_image, list_images, nearest, open_cache, read_image, read_mask
 from .splits import GroupBy, TestSplit, ValSplit, check_mode, grouped, leaks, made_from, with_test, with_validation
 from .workers import in_threads, worker_options
@@ -149,16 +150,6 @@ def to_size(
     known = {name: nearest(value, size) for name, value in item.fields().items() if name in ("gt_mask", "depth_map")}
     return item.replace(image=image.reshape(*item.image.shape[:-2], *size), **known)
 
-# %% ../../nbs/data/02_datamodule.ipynb #c9b14e23
-def stack_images(
-    images: Sequence[Tensor],  # of one shape, (3, H, W); uint8, or floats in [0, 1]
-) -> Tensor:  # (B, 3, H, W) float32 in [0, 1]
-    "Images as a batch, each turned into floats where it will stay."
-    batch = np.empty((len(images), *images[0].shape), np.float32)  # by numpy: threads would wait for each other at every image
-    for image, place in zip(images, batch):
-        np.divide(image.numpy(), np.float32(255 if image.dtype == torch.uint8 else 1), out=place)
-    return torch.from_numpy(batch)
-
 # %% ../../nbs/data/02_datamodule.ipynb #ad04c19f
 def collate(
     items: Sequence[Batch],  # of one dataset
@@ -169,7 +160,9 @@ def collate(
     if len(sizes) > 1:
         largest = tuple(map(max, zip(*sizes)))
         items = [to_size(item.replace(image=floats(item.image)), largest) for item in items]
-    return Batch.stack([item.replace(image=None) for item in items]).replace(image=stack_images([item.image for item in items]))
+    stacks = {"image": stack_images} | {name: stack_planes for name in ("gt_mask", "depth_map") if getattr(items[0], name) is not None}
+    rest = Batch.stack([item.replace(**dict.fromkeys(stacks)) for item in items])
+    return rest.replace(**{name: stack([getattr(item, name) for item in items]) for name, stack in stacks.items()})
 
 # %% ../../nbs/data/02_datamodule.ipynb #f74fd0df
 WORTH = 16_000  # bytes of a file that is worth a thread
