@@ -68,7 +68,7 @@ class Spare:
 
 # %% ../../nbs/data/01c_batch_memory.ipynb #42b03d8a
 LARGE = 2_000_000  # bytes of a batch that threads fill together
-spare = Spare(100_000_000)  # bytes that stay with a process
+spare = Spare(32_000_000)  # bytes that stay with a process: a batch of 32 images of 256² and its masks
 
 # %% ../../nbs/data/01c_batch_memory.ipynb #8e587f9a
 def stack_images(

@@ -79,7 +79,7 @@ def begin(
 ) -> Selection:
     "A selection that holds its first pick."
     centre = rows_of(features, slice(start, start + 1))
-    blocks = [slice(i, i + 8192) for i in range(0, len(features), 8192)]
+    blocks = [slice(i, i + 2048) for i in range(0, len(features), 2048)]
     apart = [(rows_of(features, block) - centre).square().sum(1).sqrt() for block in blocks]
     bound = torch.cat(apart).float()
     if not bound.isfinite().all():

@@ -49,7 +49,7 @@ def patches(
 
 # %% ../../nbs/models/10_patchcore.ipynb #57efd601
 def memory_bank(
-    batches: list[Tensor],  # (n, C) patches of each training batch
+    batches: list[Tensor],  # (n, C) patches of each training batch; left empty, so that none is held twice
     ratio: float,  # share of the patches that is kept, in (0, 1]
     seed: int,  # of the projection and the first pick
 ) -> Tensor:  # (M, C) in the order of picking
@@ -57,6 +57,7 @@ def memory_bank(
     if not batches:
         raise ValueError(explain("PatchCore has seen no training image", "Expected at least one normal image"))
     gathered = torch.cat(batches)
+    batches.clear()
     return gathered[coreset(gathered, ratio, seed=seed)]
 
 # %% ../../nbs/models/10_patchcore.ipynb #4316155b
@@ -125,7 +126,6 @@ class PatchCore(AnomalyModule):
 
     def finalize(self) -> None:
         self.bank = memory_bank(self.batches, self.ratio, self.seed).to(self.device)
-        self.batches = []
 
     def forward(self, image: Tensor) -> Prediction:
         if not self.bank.numel():
