@@ -68,7 +68,7 @@ class Spare:
 
 # %% ../../nbs/data/01c_batch_memory.ipynb #42b03d8a
 LARGE = 2_000_000  # bytes of a batch that threads fill together
-spare = Spare(32_000_000)  # bytes that stay with a process: a batch of 32 images of 256² and its masks
+spare = Spare(64_000_000)  # bytes that stay with a process: two batches of 32 images of 256² and their masks
 
 # %% ../../nbs/data/01c_batch_memory.ipynb #8e587f9a
 def stack_images(
@@ -82,7 +82,9 @@ def stack_images(
         for image, place in zip(images[first::shares], batch[first::shares]):
             np.divide(image.numpy(), np.float32(255 if image.dtype == torch.uint8 else 1), out=place)
 
-    list((in_threads if shares > 1 else map)(fill, range(shares)))
+    others = in_threads(fill, range(1, shares)) if shares > 1 else ()
+    fill(0)
+    list(others)
     return torch.from_numpy(batch)
 
 # %% ../../nbs/data/01c_batch_memory.ipynb #1c712e5e

@@ -17,6 +17,7 @@ import trees
 from anomalib_nb.data.datamodule import AnomalibDataset
 from anomalib_nb.data.folder import Folder
 from anomalib_nb.data.images import MemoryCache, Remembered, read_image
+from anomalib_nb.data.workers import cores, in_threads, pool
 
 # a reader whose lock is held by a thread of the program that starts the workers
 CAMERA = """
@@ -181,3 +182,17 @@ def test_threads_do_not_overfill_a_cache(tmp_path):
             list(pool.map(read, paths))
     assert len(cache.kept) == 10
     assert cache.used == sum(picture.values.nbytes for picture in cache.kept.values())
+
+
+def test_readers_have_no_helpers_and_take_none_from_the_program():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        pool.cache_clear()
+        found = list(in_threads(lambda row: torch.get_num_threads(), range(20)))
+        assert cores() == 1 or set(found) == {1}
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
