@@ -230,9 +230,9 @@ def module(book: Notebook) -> Iterator[Problem]:
 def cell_size(book: Notebook) -> Iterator[Problem]:
     "Exported cells are short."
     for cell in book.exported:
-        if cell.lines > CELL_MAX:
+        if (lines := len(cell.source.strip().splitlines())) > CELL_MAX:  # directives, too
             yield book.problem(
-                cell, "cell size", f"{cell.lines} lines in an exported cell; at most {CELL_MAX}"
+                cell, "cell size", f"{lines} lines in an exported cell; at most {CELL_MAX}"
             )
     sizes = [cell.lines for cell in book.exported]
     if len(sizes) >= FEW and median(sizes) > CELL_MEDIAN:

@@ -42,7 +42,9 @@ FLOORS = {
     "metrics": Floor(1, ("core",), words("torchmetrics scipy pandas")),
     "visualization": Floor(1, ("core",), words("holoviews PIL matplotlib")),
     "processing": Floor(2, BASE, words("torchvision")),
-    "data": Floor(2, BASE, words("torchvision pandas lightning tqdm av tifffile cloudpickle"), shared=10),
+    "data": Floor(
+        2, BASE, words("torchvision pandas lightning tqdm av tifffile cloudpickle"), shared=10
+    ),
     "models": Floor(3, (*BASE, "processing"), words("lightning"), shared=10),
     "engine": Floor(4, TRAIN, words("lightning")),
     "deploy": Floor(4, TRAIN, words("lightning openvino nncf onnx onnxruntime onnxscript gradio")),

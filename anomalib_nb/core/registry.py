@@ -111,8 +111,7 @@ def written(
     folder: Path,  # a package's folder
 ) -> tuple:  # of each module: name, length in bytes, time in ns
     "What changes when a module of a folder is written."
-    files = sorted(p for p in folder.glob("*.py"))
-    return tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+    return tuple((p.name, (about := p.stat()).st_size, about.st_mtime_ns) for p in sorted(folder.glob("*.py")))
 
 
 @lru_cache(maxsize=64)

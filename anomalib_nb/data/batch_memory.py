@@ -60,11 +60,8 @@ class Spare:
     ) -> None:
         "Keep memory for the next array; what was spare for longest goes first."
         self.idle.append(memory)
-        try:
-            while sum(each.nbytes for each in self.idle[:]) > self.limit:
-                self.idle.pop(0)
-        except IndexError:  # another thread has made the room
-            pass
+        while sum(each.nbytes for each in self.idle[:]) > self.limit:
+            del self.idle[:1]  # none, if another thread has made the room
 
 # %% ../../nbs/data/01c_batch_memory.ipynb #42b03d8a
 LARGE = 2_000_000  # bytes of a batch that threads fill together

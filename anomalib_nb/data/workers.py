@@ -52,12 +52,12 @@ def pool(
 
 # %% ../../nbs/data/01b_workers.ipynb #99104e6c
 def in_threads(
-    read: Callable[[int], Any],  # row -> item
+    work: Callable[[int], Any],  # row -> item
     rows: Iterable[int],  # of a batch
 ) -> Iterable[Any]:  # items, in the order of the rows
-    "Items that several threads read, where there are cores for them."
+    "What several threads make of rows, where there are cores for them."
     here = cores() == 1 or get_worker_info() is not None
-    return map(read, rows) if here else pool(os.getpid()).map(read, rows)
+    return map(work, rows) if here else pool(os.getpid()).map(work, rows)
 
 # %% ../../nbs/data/01b_workers.ipynb #b3f1ea06
 def is_importable(

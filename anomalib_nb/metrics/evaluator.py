@@ -54,8 +54,7 @@ class Metric(TorchMetric):
 
     def within(self, bounds: Bounds) -> tuple[float, float]:
         "The least and the largest value that a stream allows."
-        fix = "Take mode='exact', or raise budget_mb in settings.ini"
-        raise NotImplementedError(explain(f"{self.name} cannot be measured in a stream", fix=fix))
+        raise NotImplementedError(explain(f"{self.name} cannot be measured in a stream", fix="Take mode='exact', or raise budget_mb in settings.ini"))
 
     def value(self, gathered: Sample | Bounds | Counts) -> float:
         "The value of what a store gathered."

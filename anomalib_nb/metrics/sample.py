@@ -190,19 +190,16 @@ class Sample:
     def __init__(
         self,
         parts: Split,  # of all images; `normal` in one piece or in a list of them
-        joined: Callable[[np.ndarray], Any] = id,  # is told of the normal scores once they are joined
     ):
         normal, self.background, self.anomalous, self.images, self.areas = parts
         self.pieces = normal if isinstance(normal, list) else [normal]
-        self.joined, self.derived = joined, {}
+        self.derived: dict[Callable, Any] = {}
 
     @property
     def normal(self) -> np.ndarray:
         "Scores of images without a defect."
         if len(self.pieces) > 1:
             self.pieces = [np.concatenate(self.pieces)]
-            self.joined(self.pieces[0])
-            self.joined = id  # which lets go of the pieces
         return self.pieces[0]
 
     def once(

@@ -13,7 +13,6 @@ __all__ = ['STEPS', 'PENDING', 'COPIES', 'EMPTY', 'LIGHTEST', 'UNITS', 'profile'
 # %% ../../nbs/metrics/02_store.ipynb #196d893c
 import math
 from collections.abc import Callable, Sequence
-from operator import is_
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -231,18 +230,12 @@ def whole_sample(
     store: Store,  # exact
 ) -> Sample:
     "The sample of a store."
-    found, parts = {}, parts_of(store.normal)
-    for name in (name for name in PENDING if name != "normal" or len(parts) < 2):
+    found = {}
+    for name in PENDING if store.background_wanted else set(PENDING) - {"normal"}:
         found[name] = joined(getattr(store, name), EMPTY[name])
         setattr(store, name, [torch.from_numpy(found[name])])
-
-    def keep(whole: np.ndarray) -> None:
-        held = parts_of(store.normal)
-        if len(held) >= len(parts) and all(map(is_, held, parts)):  # the store has not been reset since
-            store.normal = [torch.from_numpy(whole), *held[len(parts) :]]
-
-    found.setdefault("normal", [part.numpy(force=True) for part in parts])
-    sample = Sample(Split(*(found[name] for name in Split._fields)), keep)
+    found.setdefault("normal", [part.numpy(force=True) for part in parts_of(store.normal)] or EMPTY["normal"])
+    sample = Sample(Split(*(found[name] for name in Split._fields)))
     sample.saturated, sample.saturations = found["saturated"], found["saturations"]
     return sample
 

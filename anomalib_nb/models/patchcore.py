@@ -49,15 +49,11 @@ def patches(
 
 # %% ../../nbs/models/10_patchcore.ipynb #57efd601
 def memory_bank(
-    batches: list[Tensor],  # (n, C) patches of each training batch; left empty, so that none is held twice
+    gathered: Tensor,  # (N, C) patches of all training images
     ratio: float,  # share of the patches that is kept, in (0, 1]
     seed: int,  # of the projection and the first pick
 ) -> Tensor:  # (M, C) in the order of picking
     "A well-spread share of all patches."
-    if not batches:
-        raise ValueError(explain("PatchCore has seen no training image", "Expected at least one normal image"))
-    gathered = torch.cat(batches)
-    batches.clear()
     return gathered[coreset(gathered, ratio, seed=seed)]
 
 # %% ../../nbs/models/10_patchcore.ipynb #4316155b
@@ -125,7 +121,10 @@ class PatchCore(AnomalyModule):
         self.batches.append(patches(self.embedding(batch.image)).cpu())
 
     def finalize(self) -> None:
-        self.bank = memory_bank(self.batches, self.ratio, self.seed).to(self.device)
+        if not self.batches:
+            raise ValueError(explain("PatchCore has seen no training image", "Expected at least one normal image"))
+        gathered, self.batches = torch.cat(self.batches), []  # no patch is held twice
+        self.bank = memory_bank(gathered, self.ratio, self.seed).to(self.device)
 
     def forward(self, image: Tensor) -> Prediction:
         if not self.bank.numel():

@@ -131,8 +131,7 @@ class PostProcessor:
 
     def threshold(self, level: Level = "image") -> float:
         "The raw threshold that decides, sensitivity included."
-        low, high, t, s = (getattr(self, f"{level}_{n}") for n in ("min", "max", "threshold", "sensitivity"))
-        return shifted(t, s, low, high)
+        return shifted(*(getattr(self, f"{level}_{n}") for n in ("threshold", "sensitivity", "min", "max")))
 
     def normalize(self, values: Any, level: Level = "image") -> Any:
         "Raw values in [0, 1], for the eye only."

@@ -63,8 +63,7 @@ class ExportStep(Step):
         self.report = ipywidgets.HTML()
         self.go = self.button("Export", self.export, "primary")
         self.body.children = [ipywidgets.HBox([self.format, self.precision, self.folder, self.go]).add_class("anb-row"), self.report]
-        for name in ("model", "exported"):
-            self.session.watch(name, self.refresh)
+        self.session.watch(("model", "exported"), self.refresh)
         self.refresh()
 
     def refresh(self) -> None:

@@ -60,9 +60,9 @@ class Session:
                 setattr(self, other, None)
         self.tell(name)
 
-    def watch(self, name: str, function: Callable[[], None]) -> None:
-        "Call a function whenever a field has changed."
-        self.watchers.append((name, function))
+    def watch(self, names: str | tuple[str, ...], function: Callable[[], None]) -> None:
+        "Call a function whenever a field, or one of several, has changed."
+        self.watchers += [(name, function) for name in ((names,) if isinstance(names, str) else names)]
 
     def tell(self, name: str) -> None:
         "Call those who watch a field."
@@ -162,7 +162,6 @@ class Step(ipywidgets.VBox):
     "The view of one step of the work."
 
     title = ""
-    session: Session
     error: BaseException | None = None
 
     def __init__(

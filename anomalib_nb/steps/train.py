@@ -136,8 +136,7 @@ class TrainStep(Step):
         self.go, self.halt = self.button("Start", self.start, "primary"), self.button("Stop", self.stop, "warning")
         self.halt.disabled = True
         self.body.children = [ipywidgets.HBox([self.go, self.halt, self.bar, self.stage]).add_class("anb-row"), self.results]
-        for name in ("data", "model", "metrics"):
-            self.session.watch(name, self.refresh)
+        self.session.watch(("data", "model", "metrics"), self.refresh)
         self.refresh()
 
     def refresh(self) -> None:

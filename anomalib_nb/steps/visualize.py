@@ -65,8 +65,7 @@ class VisualizeStep(Step):
         self.body.children = [choose, self.caption, self.canvas, keep]
         for control in (self.order, self.place, self.alpha, self.columns):
             control.observe(lambda _: self.draw(), "value")
-        for name in ("predictions", "thresholds"):
-            self.session.watch(name, self.draw)
+        self.session.watch(("predictions", "thresholds"), self.draw)
         self.draw()
 
     @property

@@ -45,8 +45,7 @@ class Workbench(Step):
         self.steps = {name: step(self.session) for name, (step, _) in ORDER.items()}
         self.tabs = ipywidgets.Tab(list(self.steps.values()))
         self.body.children = [self.tabs]
-        for name in ("data", "model", "predictions", "exported"):
-            self.session.watch(name, self.tick)
+        self.session.watch(("data", "model", "predictions", "exported"), self.tick)
         self.tick()
 
     def tick(self) -> None:
