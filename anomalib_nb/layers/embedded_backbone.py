@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from ..core.errors import did_you_mean, explain
 from ..core.io import load_weights, write_atomic
+from .offsets import measure_offsets
 
 # %% ../../nbs/layers/10_embedded_backbone.ipynb #01e5e493
 def conv_norm(
@@ -748,9 +749,10 @@ def save_backbone(
     card: dict,  # where it comes from
     curve: list[list[float]],  # rows: step, losses of layer1, layer2, layer3
 ) -> Path:
-    "Write kernels in 16 bits, the rest in 32, and the papers into the header."
+    "Write kernels in 16 bits, the rest in 32, and the papers and where it looks into the header."
     tensors = {k: (v.half() if v.ndim == 4 else v).contiguous() for k, v in backbone.state_dict().items()}
-    text = json.dumps({"card": card, "curve": curve})
+    offsets = dict(zip(backbone.layers, measure_offsets(backbone.eval()).tolist()))
+    text = json.dumps({"card": card, "curve": curve, "offsets": offsets})
     return write_atomic(path, save(tensors, metadata={"embedded_backbone": text}))
 
 # %% ../../nbs/layers/10_embedded_backbone.ipynb #0bd06670
