@@ -7,11 +7,13 @@ right, enlarged plainly ("before") and laid where the network looks ("after").
 
 Squares: one is painted at a random place of each of 96 pieces of cloth; eight clean pieces are remembered.
 Holes: `--holes` is a set in MVTec AD layout; 20 training images are remembered. The hottest pixels of a
-map are as many as its defect has. A map whose hottest pixels lie farther than 48 px from the defect has not
+map are as many as its defect has. The holes are seen as they are and turned by 180 degrees: what a hole's shading
+adds turns with it, what the network adds does not, so the mean of both ways up is the network's own. A map whose hottest pixels lie farther than 48 px from the defect has not
 found it, which is no matter of offset: it is left out of the means, and the column "found" says how many are left.
 """
 
 import argparse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -94,16 +96,41 @@ def centres(masks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(model: PatchCore, clean: Tensor, shown: Tensor, masks: Tensor) -> str:
-    "Cells of the table: median, mean, overlap, found."
+def measure(model: PatchCore, clean: Tensor, shown: Tensor, masks: Tensor) -> tuple[Tensor, float]:
+    "Misses (N, 2) in pixels, and the mean overlap."
     fitted(model, clean)
     maps = torch.cat([model(model.pre(part)).anomaly_map for part in shown.split(4)])
     hot = hottest(maps, masks)
-    miss = centres(hot) - centres(masks)
-    near = miss[miss.norm(dim=1) < NEAR]
     overlap = ((hot * masks).sum((1, 2)) / (hot + masks > 0).sum((1, 2))).mean()
+    return centres(hot) - centres(masks), float(overlap)
+
+
+def cells(defects: str, miss: Tensor, overlap: float) -> str:
+    "Cells of the table: defects, median, mean, overlap, found."
+    near = miss[miss.norm(dim=1) < NEAR]
     pair = lambda values: f"{values[0]:+.1f} {values[1]:+.1f}"
-    return f"{pair(near.median(0).values)} | {pair(near.mean(0))} | {overlap:.2f} | {len(near)}/{len(miss)}"
+    return f"{defects} | {pair(near.median(0).values)} | {pair(near.mean(0))} | {overlap:.2f} | {len(near)}/{len(miss)}"
+
+
+def rows(make: Callable[[], PatchCore], sets: dict[str, tuple[Tensor, ...]]) -> Iterator[str]:
+    "Rows of one backbone and stage; holes turned are counted together with holes."
+    found = {name: measure(make(), *images) for name, images in sets.items()}
+    for name in ("squares", "holes"):
+        if name in found:
+            yield cells(name, *found[name])
+    if "turned" in found:
+        (one, a), (other, b) = found["holes"], found["turned"]
+        yield cells("holes, both ways up", torch.cat([one, other]), (a + b) / 2)
+
+
+def built(
+    backbone: str, layers: tuple[str, ...], weights: str | None, ratio: float, plain: bool
+) -> PatchCore:
+    "An unfitted model that enlarges its maps plainly, or lays them where the network looks."
+    model = PatchCore(backbone, layers, weights, ratio)
+    if plain:
+        model.backbone.look(torch.empty(0, 2))
+    return model
 
 
 def main() -> None:
@@ -116,26 +143,20 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.02, help="share of patches kept")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    sets = {"squares": squares(), **({"holes": holes(args.holes)} if args.holes else {})}
-    print("| backbone | stage | defects | maps | median | mean | IoU | found |")
+    sets = {"squares": squares()}
+    if args.holes:
+        sets["holes"] = holes(args.holes)
+        sets["turned"] = tuple(images.flip(-1, -2) for images in sets["holes"])
+    print("| backbone | stage | maps | defects | median | mean | IoU | found |")
     print("|---|---|---|---|---|---|---|---|")
     for backbone in args.backbones:
         fine, middle, deep = BACKBONES[backbone]
-        weights = (
-            None if backbone == "embedded" else str(args.weights / f"{backbone}.safetensors")
-        )
+        file = None if backbone == "embedded" else str(args.weights / f"{backbone}.safetensors")
         for layers in ((fine,), (middle,), (deep,), (middle, deep)):
-            for name, (clean, shown, masks) in sets.items():
-                for plain in (True, False):
-                    model = PatchCore(backbone, layers, weights, args.ratio)
-                    if plain:
-                        model.backbone.look(torch.empty(0, 2))
-                    cells = measure(model, clean, shown, masks)
-                    maps = "before" if plain else "after"
-                    print(
-                        f"| {backbone} | {' + '.join(layers)} | {name} | {maps} | {cells} |",
-                        flush=True,
-                    )
+            for maps in ("before", "after"):
+                make = lambda: built(backbone, layers, file, args.ratio, plain=maps == "before")
+                for row in rows(make, sets):
+                    print(f"| {backbone} | {' + '.join(layers)} | {maps} | {row} |", flush=True)
 
 
 if __name__ == "__main__":
