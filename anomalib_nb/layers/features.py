@@ -7,8 +7,8 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/layers/features.html.md"""
 # %% auto #0
 __all__ = ['MEASURED', 'check_backbone', 'outline', 'stages', 'layer_names', 'StageFeatures', 'is_transformer', 'BlockFeatures',
            'load_strictly', 'offline_weights', 'seeded', 'embedded_stages', 'EmbeddedFeatures', 'in_parts',
-           'build_network', 'fill', 'norms_after', 'folded', 'trial_size', 'fingerprint', 'offsets_from',
-           'FeatureExtractor', 'measured_offsets']
+           'build_network', 'fill', 'norms_after', 'folded', 'trial_size', 'fingerprint', 'measured_offsets', 'look',
+           'gazes', 'offsets_from', 'look_again', 'FeatureExtractor']
 
 # %% ../../nbs/layers/00_features.ipynb #153463c7
 from collections.abc import Callable, Sequence
@@ -322,6 +322,38 @@ def fingerprint(
     parts = (value.detach().cpu().contiguous().flatten().view(torch.uint8) for value in network.state_dict().values())
     return reduce(lambda sofar, part: crc32(part.numpy(), sofar), parts, 0)
 
+# %% ../../nbs/layers/00_features.ipynb #f1895f08
+MEASURED: dict[tuple, Tensor] = {}  # by weights and layers
+
+
+def measured_offsets(
+    extractor: nn.Module,  # a `FeatureExtractor`
+) -> Tensor:  # (layers, 2) pixels
+    "Where an extractor looks."
+    key = fingerprint(extractor.network), tuple(extractor.indices)
+    if key not in MEASURED:
+        like = next(extractor.parameters())
+        size = trial_size(extractor.backbone, max(extractor.strides))
+        with torch.inference_mode(False), torch.autocast(like.device.type, enabled=False):
+            MEASURED[key] = measure_offsets(lambda images: [m.cpu() for m in extractor(images.to(like))], size)
+    return MEASURED[key].clone()
+
+
+def look(
+    self,
+    offsets: Tensor,  # (layers, 2) pixels; (0,): measure them when needed; (0, 2): enlarge plainly
+) -> None:
+    "Take what is known about where the layers look."
+    known = None if offsets.ndim == 1 else [Gaze(s, *offset) for s, offset in zip(self.strides, offsets.tolist())]
+    self.offsets, self.__dict__["known"] = offsets, known  # plain numbers, which a graph takes for constants
+
+
+def gazes(self) -> list[Gaze]:  # of each layer; empty: enlarge plainly
+    "Where each layer looks, measured when it is first asked."
+    if self.known is None:
+        self.look(measured_offsets(self).to(self.offsets.device))
+    return self.known
+
 # %% ../../nbs/layers/00_features.ipynb #c04e60ba
 def offsets_from(
     extractor: nn.Module,  # about to load
@@ -333,9 +365,20 @@ def offsets_from(
     found = state.setdefault(f"{prefix}offsets", torch.empty(0, 2))
     extractor.offsets = torch.empty_like(found, device=extractor.offsets.device)
 
+
+def look_again(
+    extractor: nn.Module,  # has loaded other weights
+    keys: Any,  # torch's
+) -> None:
+    "Forget what was derived from the weights before."
+    extractor.__dict__["quick"] = None
+    extractor.look(extractor.offsets)
+
 # %% ../../nbs/layers/00_features.ipynb #94c8f816
 class FeatureExtractor(nn.Module):
     "Maps of some layers of a frozen, pretrained network."
+
+    look, gazes = look, property(gazes)
 
     def __init__(
         self,
@@ -359,7 +402,7 @@ class FeatureExtractor(nn.Module):
         self.requires_grad_(False).eval()
         self.__dict__["quick"] = None  # the folded copy; made when needed, never saved
         self.register_load_state_dict_pre_hook(offsets_from)
-        self.register_load_state_dict_post_hook(lambda self, _: self.look(self.offsets))
+        self.register_load_state_dict_post_hook(look_again)
         self.look(self.offsets)
 
     def _apply(self, *args, **kwargs) -> "FeatureExtractor":
@@ -369,22 +412,6 @@ class FeatureExtractor(nn.Module):
     def train(self, mode: bool = True) -> "FeatureExtractor":
         "Stay in evaluation mode: running statistics must not follow the training images."
         return super().train(False)
-
-    def look(
-        self,
-        offsets: Tensor,  # (layers, 2) pixels; (0,): measure them when needed; (0, 2): enlarge plainly
-    ) -> None:
-        "Take what is known about where the layers look."
-        self.offsets, self.__dict__["quick"] = offsets, None
-        known = [Gaze(stride, *offset) for stride, offset in zip(self.strides, offsets.tolist())] if offsets.ndim == 2 else None
-        self.__dict__["known"] = known  # in plain numbers, which a graph takes for constants
-
-    @property
-    def gazes(self) -> list[Gaze]:
-        "Where each layer looks, measured when it is first asked; empty: enlarge plainly."
-        if self.known is None:
-            self.look(measured_offsets(self).to(self.offsets.device))
-        return self.known
 
     def forward(
         self,
@@ -398,19 +425,3 @@ class FeatureExtractor(nn.Module):
                 self.__dict__["quick"] = folded(self.network, image[:1])
             maps = in_parts(self.quick, image.contiguous(memory_format=torch.channels_last))
         return [maps[index] for index in self.indices]
-
-# %% ../../nbs/layers/00_features.ipynb #1a19aa38
-MEASURED: dict[tuple, Tensor] = {}  # in this process, by weights and layers
-
-
-def measured_offsets(
-    extractor: FeatureExtractor,  # any
-) -> Tensor:  # (layers, 2) pixels
-    "Where an extractor looks; weights that were measured before are not measured again."
-    key = fingerprint(extractor.network), tuple(extractor.indices)
-    if key not in MEASURED:
-        like = next(extractor.parameters())
-        size = trial_size(extractor.backbone, max(extractor.strides))
-        with torch.inference_mode(False), torch.autocast(like.device.type, enabled=False):
-            MEASURED[key] = measure_offsets(lambda images: [m.cpu() for m in extractor(images.to(like))], size)
-    return MEASURED[key].clone()
