@@ -67,9 +67,9 @@ def test_every_region_is_met_and_larger_ones_keep_their_pixels(seed):
     lost = [part for part in range(1, count + 1) if part not in met]
     assert added <= len(lost)
     for part in lost:  # its pixel lies where it does
-        ys, xs = np.nonzero(parts == part)
-        ys, xs = ys * size[0] // h, xs * size[1] // w
-        assert small[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].any()
+        place = [slice(at.min() * new // old, -(-(at.max() + 1) * new // old))
+                 for at, new, old in zip(np.nonzero(parts == part), size, (h, w))]  # fmt: skip
+        assert small[tuple(place)].any()
 
 
 def test_it_is_fast_where_nothing_vanishes():
