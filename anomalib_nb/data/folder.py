@@ -19,7 +19,7 @@ from ..core.errors import explain
 from .datamodule import AnomalibDataModule
 from .images import image_paths, is_image
 from anomalib_nb.data.layouts import (
-    MASK_FOLDERS, SPLITS, folders_in, has_layout, images_and_masks, is_junk, label_of, labelled_rows, located, parted, read_layout, sub_folder,
+    MASK_FOLDERS, SPLITS, below_junk, folders_in, has_layout, images_and_masks, label_of, labelled_rows, located, parted, read_layout, sub_folder,
     with_masks,
 )
 
@@ -46,7 +46,7 @@ def hits_of(
         return [place]
     there = next(folder for folder in place.parents if folder.is_dir())  # brackets up to here are brackets
     found = sorted(glob(str(place.relative_to(there)), root_dir=there, recursive=True))
-    return [there / name for name in found if not any(map(is_junk, name.split(os.sep)))]
+    return [there / name for name in found if not below_junk(name)]
 
 # %% ../../nbs/data/10_folder.ipynb #93400a19
 def images_of(

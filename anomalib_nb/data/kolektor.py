@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..core.errors import explain
 from .images import read_mask
-from .layouts import names
+from .layouts import below_junk, names
 from .download import Download
 from .named import NamedDataModule
 
@@ -23,7 +23,8 @@ def parts_of(
     root: Path,  # holds kos01, kos02 …
 ) -> dict[Path, Path]:  # image -> mask
     "The images with their masks; a `ValueError` lists those without."
-    pairs = {image: image.with_name(f"{image.stem}_label.bmp") for image in sorted(root.glob("**/kos*/Part*.jpg"))}
+    images = [image for image in sorted(root.glob("**/kos*/Part*.jpg")) if not below_junk(image.relative_to(root))]
+    pairs = {image: image.with_name(f"{image.stem}_label.bmp") for image in images}
     bare = [image for image, mask in pairs.items() if not mask.is_file()]
     if bare:
         raise ValueError(explain(f"{len(bare)} images have no mask: {names(bare)}", "Expected a file like Part0_label.bmp beside each",

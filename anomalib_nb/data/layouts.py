@@ -6,8 +6,8 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/layouts.html.md"""
 
 # %% auto #0
 __all__ = ['GOOD', 'UNKNOWN', 'MASK_FOLDERS', 'MASK_ENDINGS', 'SPLITS', 'TEXT_COLUMNS', 'located', 'plain', 'label_of', 'is_junk',
-           'folders_in', 'sub_folder', 'parted', 'stems', 'masks_by_name', 'match_masks', 'report', 'names',
-           'looks_like_mask', 'choose_mask', 'masks_called', 'masks_beside', 'check_beside', 'truths_among',
+           'folders_in', 'below_junk', 'sub_folder', 'parted', 'stems', 'masks_by_name', 'match_masks', 'report',
+           'names', 'looks_like_mask', 'choose_mask', 'masks_called', 'masks_beside', 'check_beside', 'truths_among',
            'images_and_masks', 'labelled_rows', 'has_layout', 'read_layout', 'with_masks', 'mask_folders', 'read_masks',
            'read_union', 'separator', 'pointed', 'read_csv', 'parquet', 'read_table', 'joined', 'files_below',
            'check_files']
@@ -66,6 +66,13 @@ def folders_in(
 ) -> list[Path]:  # sorted
     "The sub-folders of a folder that may hold data."
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_junk(path.name))
+
+# %% ../../nbs/data/04_layouts.ipynb #d8c5fdfc
+def below_junk(
+    path: Path | str,  # relative to the folder of the data
+) -> bool:
+    "Does a path lead through a folder that holds no data, or to such a file?"
+    return any(map(is_junk, Path(path).parts))
 
 # %% ../../nbs/data/04_layouts.ipynb #567965d3
 def sub_folder(

@@ -126,7 +126,7 @@ def splits_of(
 ) -> pd.Series:  # train, val, test or unused
     "What each row is for."
     if "split" in table:
-        return table["split"].map(lambda word: word.strip().lower() if isinstance(word, str) else word)
+        return table["split"]
     if (labels == "unknown").any():
         raise ValueError(explain(f"{(labels == 'unknown').sum()} images are unlabelled, and nothing says what they are for",
                                  fix="Add a column split: test to predict on them, unused to leave them out"))
@@ -153,6 +153,8 @@ def read_samples(
     "A complete table of images, paths as they are written."
     table = as_table(samples)
     check_gaps(table)
+    if "split" in table:
+        table["split"] = table["split"].map(lambda word: word.strip().lower() if isinstance(word, str) else word)
     for column, empty in {"mask_path": "", "group": table["image_path"]}.items():
         if column in table:
             table[column] = table[column].where(table[column].notna() & (table[column] != ""), empty)
