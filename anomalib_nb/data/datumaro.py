@@ -17,7 +17,8 @@ import pandas as pd
 from ..core.errors import explain
 from ..core.io import read_json
 from .datamodule import AnomalibDataModule
-from .layouts import check_files, files_below, is_junk, label_of, located
+from .images import is_junk
+from .layouts import check_files, files_below, label_of, located
 
 # %% ../../nbs/data/13_datumaro.ipynb #c9a4736b
 def normal_labels(

@@ -35,7 +35,7 @@ from zipfile import BadZipFile, ZipFile
 from tqdm.auto import tqdm
 
 from ..core.errors import explain
-from .layouts import is_junk
+from .images import is_junk
 
 # %% ../../nbs/data/05_download.ipynb #d3f21425
 def secure(

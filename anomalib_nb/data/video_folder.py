@@ -15,8 +15,8 @@ import pandas as pd
 
 from ..core.errors import explain
 from .clips import VideoDataModule, frame_table, read_frame_mask, read_volume, volume_addresses
-from .images import is_image
-from .layouts import is_junk, label_of, located, sub_folder
+from .images import is_image, is_junk
+from .layouts import label_of, located, sub_folder
 from .video import FrameFolder, by_number, is_video
 
 # %% ../../nbs/data/60c_video_folder.ipynb #df7a48b2
