@@ -42,7 +42,7 @@ def images_of(
     hits = matching(place, root)
     if not hits:
         raise FileNotFoundError(explain(f"There is no folder {folder}", "Expected a folder or a pattern such as 'shots/ok_*.png'", "Check the path"))
-    found = {path: path for hit in hits for path in (image_paths(hit) if hit.is_dir() else [str(hit)]) if is_image(path)}
+    found = dict.fromkeys(path for hit in hits for path in (image_paths(hit) if hit.is_dir() else [str(hit)] * is_image(hit)))
     if not found:
         raise ValueError(explain(f"There are no images in {folder}", "Expected png, jpg, bmp, tif or webp files", "Check the path"))
     return list(found)
@@ -63,7 +63,7 @@ def rows_of(
     rows = []
     for each in places(place):
         paths = images_of(root, each)
-        top = os.path.commonpath(set(map(os.path.dirname, paths)))
+        top = os.path.commonpath({path.rpartition(os.sep)[0] for path in paths})
         rows += [{"image_path": path, "split": split, "label": label or named(path), "mask_path": "" if label else mask}
                  for path, mask in images_and_masks(paths, top, label or "defect", masks).items()]
     return rows

@@ -6,11 +6,11 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/layouts.html.md"""
 
 # %% auto #0
 __all__ = ['GOOD', 'UNKNOWN', 'MASK_FOLDERS', 'MASK_ENDINGS', 'SPLITS', 'TEXT_COLUMNS', 'located', 'plain', 'label_of',
-           'level_of', 'folders_in', 'sub_folder', 'parted', 'stems', 'masks_by_name', 'match_masks', 'report', 'names',
-           'looks_like_mask', 'choose_mask', 'masks_called', 'masks_beside', 'check_beside', 'truths_among',
-           'images_and_masks', 'labelled_rows', 'has_layout', 'read_layout', 'with_masks', 'mask_folders', 'read_masks',
-           'read_union', 'separator', 'pointed', 'read_csv', 'parquet', 'read_table', 'joined', 'files_below',
-           'check_files']
+           'level_of', 'folders_in', 'sub_folder', 'parted', 'stems', 'masks_by_name', 'names', 'match_masks',
+           'labels_with_masks', 'report', 'looks_like_mask', 'choose_mask', 'masks_called', 'masks_beside',
+           'check_beside', 'truths_among', 'images_and_masks', 'labelled_rows', 'has_layout', 'read_layout',
+           'with_masks', 'mask_folders', 'read_masks', 'read_union', 'separator', 'pointed', 'read_csv', 'parquet',
+           'read_table', 'joined', 'files_below', 'check_files']
 
 # %% ../../nbs/data/04_layouts.ipynb #dcf64580
 import os
@@ -120,6 +120,13 @@ def masks_by_name(
             found["" if folder in flat else plain(label), stem].append(mask)
     return found
 
+# %% ../../nbs/data/04_layouts.ipynb #b946b3af
+def names(
+    paths: Sequence[Path | str],  # files
+) -> str:
+    "The first five of some files, with the folder they lie in."
+    return ", ".join(f"{path.parent.name}/{path.name}" for path in map(Path, paths[:5])) + (" …" if len(paths) > 5 else "")
+
 # %% ../../nbs/data/04_layouts.ipynb #d038c937
 def match_masks(
     images: Iterable[str],  # paths of defective images
@@ -139,9 +146,18 @@ def match_masks(
             found[image] = mine[0]
         else:
             lost[image] = mine
-    masked = {plain(parted(path)[1]) for path in (*found, *files)} | {plain(part.name) for folder in folders for part in (folder, *folders_in(folder))}
+    masked = labels_with_masks(found, files, folders) if lost else ()
     report([image for image, mine in lost.items() if mine or not found or plain(parted(image)[1]) in masked], found, files)
     return found
+
+
+def labels_with_masks(
+    found: Iterable[str],  # images that have a mask
+    files: Iterable[str],  # masks
+    folders: Iterable[Path],  # folders of masks
+) -> set[str]:  # as `plain` writes them
+    "Labels that have masks, or a folder for them."
+    return {plain(parted(path)[1]) for path in (*found, *files)} | {plain(part.name) for folder in folders for part in (folder, *folders_in(folder))}
 
 # %% ../../nbs/data/04_layouts.ipynb #ae21de84
 def report(
@@ -158,13 +174,6 @@ def report(
         what = "; ".join(f"{len(paths)} {kind}: {names(paths)}" for kind, paths in wrong.items() if paths)
         raise ValueError(explain(f"Masks do not match. {what}", "Expected <image name>.png or <image name>_mask.png for each defective image",
                                  "Rename or remove them; Folder(..., mask_dir=False) does without masks"))
-
-# %% ../../nbs/data/04_layouts.ipynb #b946b3af
-def names(
-    paths: Sequence[Path | str],  # files
-) -> str:
-    "The first five of some files, with the folder they lie in."
-    return ", ".join(f"{path.parent.name}/{path.name}" for path in map(Path, paths[:5])) + (" …" if len(paths) > 5 else "")
 
 # %% ../../nbs/data/04_layouts.ipynb #d74c9181
 def looks_like_mask(
@@ -208,6 +217,10 @@ def masks_beside(
     paths: Iterable[str],  # of images, and of masks among them
 ) -> dict[str, str]:  # image -> its mask
     "The masks that lie beside their images, by name and, where names are alike, by look."
+    paths = list(paths)
+    bases = [plain(path.rpartition(".")[0]) for path in paths]
+    if len(set(bases)) == len(bases) and not any(base.endswith(MASK_ENDINGS) for base in bases):
+        return {}  # as in most folders, and in the largest
     alike, found = defaultdict(list), defaultdict(list)
     for path in paths:
         folder, _, stem = parted(path)
@@ -242,7 +255,7 @@ def truths_among(
     top: str,  # the folder that all of them are in
 ) -> list[str]:  # sorted
     "The folders of masks among the folders of some files."
-    below = [os.path.relpath(folder, top).split(os.sep) for folder in set(map(os.path.dirname, paths))]
+    below = [os.path.relpath(folder, top).split(os.sep) for folder in {path.rpartition(os.sep)[0] for path in paths}]
     return sorted({os.path.join(top, *parts[: i + 1]) for parts in below for i, part in enumerate(parts) if plain(part) in MASK_FOLDERS})
 
 # %% ../../nbs/data/04_layouts.ipynb #8fdab936
@@ -255,7 +268,8 @@ def images_and_masks(
     "The images among some files, each with the mask that lies near it."
     paths = list(paths)
     truths = truths_among(paths, top)
-    images = [path for path in paths if not path.startswith(tuple(f"{truth}{os.sep}" for truth in truths))]
+    inside = tuple(f"{truth}{os.sep}" for truth in truths)
+    images = [path for path in paths if not path.startswith(inside)]
     near = masks_beside(images)
     marks = set(near.values())
     images = [path for path in images if path not in marks]
@@ -316,10 +330,11 @@ def with_masks(
     folders: list[Path],  # of masks; none for a data set without
 ) -> pd.DataFrame:  # with mask_path
     "Add the masks of the defective images of a table."
-    near = table.get("mask_path", pd.Series("", table.index))
-    wanted = ~table["label"].isin(["good", "unknown"]) & (table["split"] != "unused") & (near == "")
-    found = match_masks(table.loc[wanted, "image_path"], folders, {*table["image_path"], *near}) if folders else {}
-    return table.assign(mask_path=[mask or found.get(image, "") for image, mask in zip(table["image_path"], near)])
+    images, near = table["image_path"].tolist(), table["mask_path"].tolist() if "mask_path" in table else [""] * len(table)
+    defective = ~table["label"].isin(["good", "unknown"]) & (table["split"] != "unused")
+    wanted = [image for image, mask, bad in zip(images, near, defective) if bad and not mask]
+    found = match_masks(wanted, folders, [*images, *near]) if folders else {}
+    return table.assign(mask_path=[mask or found.get(image, "") for image, mask in zip(images, near)])
 
 # %% ../../nbs/data/04_layouts.ipynb #3cac7e93
 def mask_folders(
