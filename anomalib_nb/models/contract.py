@@ -176,7 +176,7 @@ AnomalyModule.on_train_batch_end = note_batch
 AnomalyModule.on_validation_start = AnomalyModule.on_train_epoch_end = make_ready
 
 # %% ../../nbs/models/00_contract.ipynb #c39e0b32
-LIGHTNING = {*vars(LightningModule()), "arguments", "before", "untrained"}  # attributes that a fit does not own
+LIGHTNING = {*vars(LightningModule()), "_hparams", "_hparams_initial", "arguments", "before", "untrained"}  # attributes that a fit does not own
 
 
 def begin_fit(self) -> None:
@@ -193,6 +193,16 @@ def begin_fit(self) -> None:
         self.untrained.put_tensors_back()
 
 
+def end_fit(
+    self,
+    data: str,  # name of what was learned from
+    images: int,  # that were shown in an epoch
+) -> None:
+    "Let go of the state before; a fit that showed nothing adds nothing to what was learned from."
+    self.learned_from = [*self.learned_from, *[{"data": data, "images": images}] * bool(images)]
+    self.__dict__["before"] = None
+
+
 def break_off(self) -> None:
     "Go back to the last finished state, if a fit goes on."
     if self.before is not None:
@@ -201,7 +211,7 @@ def break_off(self) -> None:
 
 
 AnomalyModule.before = AnomalyModule.untrained = None  # snapshots: of the last finished fit while another one goes on; of the first start
-AnomalyModule.begin_fit, AnomalyModule.break_off = begin_fit, break_off
+AnomalyModule.begin_fit, AnomalyModule.end_fit, AnomalyModule.break_off = begin_fit, end_fit, break_off
 
 # %% ../../nbs/models/00_contract.ipynb #c0daba84
 class WholeFit(Callback):
@@ -231,10 +241,7 @@ class WholeFit(Callback):
             module.break_off()
             raise ValueError(explain("Nothing was learned: no training image was shown", "Expected at least one epoch with one batch",
                                      "Look at max_epochs, limit_train_batches and the checkpoint"))
-        source = trainer.datamodule
-        name = getattr(source, "name", None) or "images"
-        module.learned_from = [*module.learned_from, {"data": name, "images": self.images}] if self.images else module.learned_from
-        module.__dict__["before"] = None
+        module.end_fit(getattr(trainer.datamodule, "name", None) or "images", self.images)
 
 
 AnomalyModule.configure_callbacks = lambda self: [WholeFit()]
