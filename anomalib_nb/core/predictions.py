@@ -356,6 +356,9 @@ def sound_header(
     arrays = about.get("metadata") if isinstance(about, dict) else None
     if wrong := misfit(arrays) if arrays != {} else "":  # a writer that was killed at once has listed none
         raise damaged("header", path, wrong)
+    for name, value in header["attributes"].items():
+        if isinstance(ATTRIBUTES.get(name), float) and not isinstance(value, (int, float)):
+            raise damaged("header", path, f"{name} is {value!r}")
     return header
 
 # %% ../../nbs/core/04_predictions.ipynb #54a1eaf7
@@ -579,7 +582,7 @@ def open_variables(
     how = {"engine": "zarr", "consolidated": True, "decode_cf": False, "chunks": None, "cache": False}
     try:
         stored = xarray.open_dataset(open_store(path, version), **how)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError, LookupError, ArithmeticError) as error:
         raise damaged("header", path, error) from None
     found = {name: stored[name].variable for name in stored.data_vars if name in VARIABLES or name == "texts"}
     if "texts" not in found:
@@ -801,7 +804,7 @@ def summary(
         facts["without a mask"] = f"{run.no_mask.sum()} (left out at pixel level)"
     if odd := sorted(set(run.frames) - {""}):
         facts["odd frames"] = ", ".join(f"{run.frames.count(word)} {word}" for word in odd)
-    return facts | {name: run.attrs[name] for name in ("model", "dataset") if run.attrs[name]}
+    return facts | {name: str(run.attrs[name]) for name in ("model", "dataset") if run.attrs[name]}
 
 # %% ../../nbs/core/04_predictions.ipynb #fa2815da
 def copy_rows(
