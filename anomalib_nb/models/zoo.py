@@ -101,9 +101,9 @@ def about_path(
         return f"{path} is a file of torch's", "A checkpoint of anomalib is read by from_reference(path)"
     if (path / "run.json").is_file():
         return about_run(path)
-    inside = sorted(path.glob("*.safetensors"))
+    inside = [*sorted(path.glob("*.safetensors")), *sorted(graph.parent for name in RUNTIMES for graph in path.glob(f"*/{name}"))]
     other = inside[-1] if inside else newest_fit(path)
-    return f"There is no saved model in {path}", f"Pass {other}" if other else "Pass what engine.fit returned"
+    return f"There is no model in {path}", f"Pass {other}" if other else "Pass what engine.fit returned"
 
 # %% ../../nbs/models/01_zoo.ipynb #bd7116f8
 PARTS = {"model": str, "arguments": dict, "pre": dict, "post": dict, "state": dict}
