@@ -320,8 +320,12 @@ def readable(
     text = str(error)
     wrong = re.search(r'Parser key "([\w.]+)".*(?:Got|Given) value: (.*)', text, re.S)
     hints = {a.name: spelled_out(a) for a in arguments}
-    if wrong and (name := wrong[1].rpartition(".")[2]) in hints:
-        return explain(f"--{wrong[1]} is {wrong[2].strip()!r}", f"Expected {hints[name]}")
+    if wrong:
+        among = [*re.findall(r"Literal\[(.*?)\]", text), *(kind for kind in re.findall(r"<class '([\w.]+)'>", text) if kind not in ("NoneType", "str"))]
+        expected = hints.get(wrong[1].rpartition(".")[2]) or " or ".join(dict.fromkeys(among))
+        return explain(f"--{wrong[1]} is {wrong[2].strip().splitlines()[0]!r}", f"Expected {expected}" if expected else "")
+    if stray := re.search(r"unrecognized arguments: (.*)", text, re.I):
+        return explain(f"{stray[1].strip()!r} stands there without an option", "Expected --OPTION before each value", "--help shows all")
     return explain(" ".join(text.split()))
 
 # %% ../../nbs/cli/00_cli.ipynb #57a7f161
@@ -645,8 +649,11 @@ def hint_for(
     argument: Argument,  # that is missing
 ) -> str:
     "What could be given, where that can be known."
+    if argument.name in REGISTRIES:
+        folder = "a folder of images, or " if argument.name == "data" else ""
+        return f"Expected {folder}one of {', '.join(REGISTRIES[argument.name].names())}"
     if argument.name != "run":
-        return f"It is: {argument.said}" if argument.said else ""
+        return f"Expected {argument.said}"
     from anomalib_nb.core.settings import get_settings
     from anomalib_nb.models.zoo import newest_fit
 

@@ -96,7 +96,8 @@ def about_path(
         return f"There is no {path}", near or "Check the path"
     graph = next((name for name in RUNTIMES if name == path.name or (path / name).is_file()), None)
     if graph:
-        return f"{path} is an export for {RUNTIMES[graph]}", "Ask it with Inferencer(path), or pass the run that it was made from"
+        origin = next((place for place in path.parents if (place / "run.json").is_file() and saved_at(place)), "the run that it was made from")
+        return f"{path} is an export for {RUNTIMES[graph]}", f"Ask it with Inferencer(path), or pass {origin}"
     if path.suffix in FOREIGN:
         return f"{path} is a file of torch's", "A checkpoint of anomalib is read by from_reference(path)"
     if (path / "run.json").is_file():
