@@ -215,6 +215,7 @@ class WholeFit(Callback):
         if stage == "fit" or module.calibrating:
             self.images, self.first = 0, None
             module.begin_fit()
+            module.camera = getattr(trainer.datamodule, "camera", module.camera)
 
     def on_train_batch_end(self, trainer: Trainer, module: "AnomalyModule", outputs: Any, batch: Batch, i: int) -> None:
         self.first = trainer.current_epoch if self.first is None else self.first
