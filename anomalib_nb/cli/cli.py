@@ -437,7 +437,7 @@ def answers(
     from anomalib_nb.engine.callbacks import thresholds
 
     if find_model(run)[1] == "torch":
-        return engine.predict(opened(run), source, **({} if on_odd_frame == "warn" else {"on_odd_frame": on_odd_frame}))
+        return engine.predict(opened(run), source, on_odd_frame=on_odd_frame)
     inferencer = Inferencer(run, on_odd_frame=on_odd_frame)
     name = source if isinstance(source, str) else source[0] if len(source) == 1 else "images"
     return Predictions.from_batches(inferencer.stream(source), model=inferencer.metadata["model"], dataset=name, **thresholds(inferencer.post))

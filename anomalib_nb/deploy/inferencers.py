@@ -155,11 +155,14 @@ def blocks(
     "Neighbours of one size together."
     waiting: list[Shot] = []
     for shot in shots:
-        shape = shot.values.shape
-        if waiting and (len(waiting) >= min(most, ROOM // (shape[1] * shape[2])) or waiting[0].values.shape != shape):
+        _, height, width = shot.values.shape
+        if waiting and waiting[0].values.shape != shot.values.shape:
             yield waiting
             waiting = []
         waiting.append(shot)
+        if len(waiting) >= min(most, ROOM // (height * width)):  # at once: the next one may be a long time coming
+            yield waiting
+            waiting = []
     if waiting:
         yield waiting
 
@@ -202,6 +205,8 @@ def write_thresholds(
     post: PostProcessor,  # what to keep there
 ) -> None:
     "Replace the thresholds of a folder's `metadata.json`, in one step."
+    if folder.is_file():
+        raise ValueError(explain(f"{folder} is a checkpoint", "Expected an export or a model folder"))
     metadata = read_metadata(folder)
     write_json(folder / "metadata.json", {**metadata, "post": post.state_dict()})
 
@@ -331,8 +336,6 @@ class Inferencer:
 
     def save_thresholds(self) -> None:
         "Write the current thresholds into the folder."
-        if self.path.is_file():
-            raise ValueError(explain(f"{self.path} is a checkpoint", "Expected an export or a model folder"))
         write_thresholds(self.path, self.post)
 
     def __repr__(self) -> str:
