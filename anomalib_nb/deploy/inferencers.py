@@ -13,6 +13,7 @@ __all__ = ['ROOM', 'Runtime', 'FILES', 'OnOddFrame', 'needing', 'quietly', 'take
 # %% ../../nbs/deploy/01_inferencers.ipynb #af96f7bc
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -249,10 +250,11 @@ def odd_ones(
     shots: Iterable[Shot],  # that were read
 ) -> str:  # a sentence; "" if none is odd
     "Which pictures are odd, and why."
-    odd = [f"{shot.name} ({shot.frame})" for shot in shots if shot.frame]
-    more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-    fix = "Look at the camera; on_odd_frame='raise' refuses such frames"
-    return explain(f"Odd frames, whose scores mean little: {', '.join(odd[:3])}{more}", fix=fix) if odd else ""
+    odd = {shot.name: shot.frame for shot in shots if shot.frame}
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(odd.values()).most_common())
+    names = ", ".join(list(odd)[:3]) + (", …" if len(odd) > 3 else "")
+    what = f"{len(odd)} frames are no pictures ({kinds}): {names}"
+    return explain(what, "What a model says of them means nothing", "Look at the camera") if odd else ""
 
 # %% ../../nbs/deploy/01_inferencers.ipynb #99ce0e70
 def check_reading(
