@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from ..core.errors import did_you_mean, explain
 from ..core.io import read_json, write_json
 from ..data.datamodule import AnomalibDataModule
+from ..data.images import is_junk
 from .inferencers import needing, quietly
 from .parity import check_parity
 from ..models.contract import AnomalyModule, describe
@@ -173,7 +174,7 @@ def check_replaceable(
     folder: Path,  # where an export shall lie
 ) -> None:
     "Refuse to replace what is no export."
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not is_junk(path.name) for path in folder.iterdir()):
         note = read_json(folder / "metadata.json") if (folder / "metadata.json").is_file() else {}
         if not (isinstance(note, dict) and "format" in note):
             raise FileExistsError(explain(f"{folder} holds something that is no export", "Expected a new folder or an older export"))

@@ -177,7 +177,8 @@ def find_model(
 ) -> tuple[Path, Runtime]:  # the folder or checkpoint, and what runs it
     "Where a model lies and what can run it."
     path = Path(path).expanduser()
-    folders = (path.parent,) if path.is_file() and path.name in (*FILES, "model.bin", "metadata.json") else (path, path / "model")
+    inside = path.name in (*FILES, "model.bin", "metadata.json") and path.with_name("metadata.json").is_file()
+    folders = (path.parent,) if inside else (path, path / "model")
     for folder in folders:
         for name, runtime in FILES.items():
             if (folder / name).is_file():
@@ -413,7 +414,8 @@ class LightningInferencer(Inferencer):
         self.model = load_model(self.path)
         kind, _, number = pick_device(self.device, torch_devices(), "Torch").partition(":")
         silent = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-        self.trainer = Trainer(accelerator=kind, devices=[int(number)] if number else 1, **silent)
+        with quietly():
+            self.trainer = Trainer(accelerator=kind, devices=[int(number)] if number else 1, **silent)
         return describe(self.model)
 
     def raw(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
