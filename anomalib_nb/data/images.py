@@ -8,11 +8,11 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/images.html.md"""
 __all__ = ['IMAGE_SUFFIXES', 'UNREAD_SUFFIXES', 'JUNK', 'heard', 'MAX_PIXELS', 'FORMATS', 'counting', 'HEAD', 'Cache', 'is_junk',
            'is_image', 'noting', 'note', 'passed_over', 'image_paths', 'list_images', 'matching', 'full_scale',
            'to_8_bits', 'as_rgb', 'UnreadableImage', 'named', 'formats_of', 'check_file', 'check_pixels', 'open_image',
-           'has_bands', 'deep_colour', 'read_bands', 'upright', 'choose_bands', 'read_image', 'largest_of',
-           'ImageFiles', 'is_lossy', 'alpha_of', 'as_mask', 'read_mask', 'as_array', 'in_range', 'from_array',
-           'sampled', 'vanished', 'centres', 'nearest', 'planes', 'floats', 'as_floats', 'to_tensor', 'Picture',
-           'stamp', 'MemoryCache', 'packed', 'unpacked', 'write_beside', 'free_bytes', 'DiskCache', 'open_cache',
-           'identity', 'pictured', 'Remembered']
+           'Header', 'read_header', 'has_bands', 'deep_colour', 'read_bands', 'upright', 'choose_bands', 'read_image',
+           'largest_of', 'ImageFiles', 'is_lossy', 'alpha_of', 'as_mask', 'read_mask', 'as_array', 'in_range',
+           'from_array', 'sampled', 'vanished', 'centres', 'nearest', 'planes', 'floats', 'as_floats', 'to_tensor',
+           'Picture', 'stamp', 'MemoryCache', 'packed', 'unpacked', 'write_beside', 'free_bytes', 'DiskCache',
+           'open_cache', 'identity', 'pictured', 'Remembered']
 
 # %% ../../nbs/data/00_images.ipynb #bf2c46e0
 import hashlib
@@ -264,6 +264,33 @@ def open_image(
             check_pixels(image.height, image.width)
             turned = image.getexif().get(0x0112, 1) != 1
             return convert(ImageOps.exif_transpose(image) if turned else image)
+
+# %% ../../nbs/data/00_images.ipynb #57195120
+class Header(NamedTuple):
+    "What the first bytes of an image file say."
+
+    shape: tuple[int, int]  # (h, w) upright
+    turn: int  # the EXIF note, 1 to 8; 1 is upright
+
+    @property
+    def stored(self) -> tuple[int, int]:  # (h, w)
+        "The shape of the pixels as they lie in the file."
+        return self.shape[::-1] if self.turn >= 5 else self.shape
+
+
+def read_header(
+    path: Path | str,  # an image file
+) -> Header:
+    "The size of an image, and how it was turned."
+    path = os.path.expanduser(path)
+    with named(path):
+        check_file(path)
+        with open(path, "rb") as file, Image.open(file, formats=formats_of(path)) as image:
+            noted = image.format != "PNG" or "exif" in image.info  # a PNG would be decoded to look for a note at its end
+            turn = image.getexif().get(0x0112, 1) if noted else 1
+            shape = image.height, image.width
+    turn = turn if turn in range(1, 9) else 1
+    return Header(shape[::-1] if turn >= 5 else shape, turn)
 
 # %% ../../nbs/data/00_images.ipynb #9a2bacda
 def has_bands(
@@ -768,6 +795,7 @@ class Remembered:
         self.read, self.cache = read, cache or MemoryCache(0)
         self.name, self.session = identity(read), os.urandom(8).hex()
         self.bytes = 0  # of files that were read so far, not remembered
+        self.turns: dict[str, int] = {}  # of masks that lie as the pixels of an image do that is turned, see `upright`
 
     def at(
         self,
@@ -775,11 +803,11 @@ class Remembered:
         size: tuple[int, int] | None = None,  # (H, W) in pixels; None keeps its own
     ) -> Picture:
         "An image or a mask at a size."
-        known = stamp(path)
-        key = (self.name if known else self.session, os.path.abspath(path), known, size and tuple(size))
+        known, turn = stamp(path), self.turns.get(path, 1)
+        key = (self.name if known else self.session, os.path.abspath(path), known, size and tuple(size), *[turn] * (turn > 1))
         if (picture := self.cache.get(key)) is None:
             self.bytes += known[0] if known else 0
-            picture = pictured(self.read(path), size)
+            picture = pictured(upright(self.read(path), turn), size)
             self.cache.keep(key, picture)
         return picture
 

@@ -190,6 +190,7 @@ def fit(
 ) -> Path:  # the run's folder
     "Train a model, calibrate its thresholds on validation data, and save both."
     data = as_data(model, datamodule, alike=extend)
+    data.check_masks()
     epochs = trainer_arguments(model, self.arguments, say=False).get("max_epochs")
     if extend:
         check_extension(model, epochs)
@@ -304,6 +305,7 @@ def measure(
     "Run a model over images whose truth is known, and measure it."
     datamodule = as_data(model, datamodule)
     images_for(datamodule, verb)
+    datamodule.check_masks()
     run = self.open_run(model, datamodule)
     listener = Evaluation(self.evaluator or Evaluator([AUROC, F1Max, AUPRO]))
     copies = count_copies(datamodule) if verb == "test" and leak_check else 0

@@ -6,8 +6,8 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/evaluator.html.md"""
 
 # %% auto #0
 __all__ = ['METRICS', 'At', 'Metric', 'list_metrics', 'get_metric', 'crossed', 'shared_stores', 'Results', 'results_warnings',
-           'results_line', 'results_html', 'enlarged', 'lay_over', 'outlined', 'sizes_in_words', 'Evaluator',
-           'regions_in', 'note_of']
+           'results_line', 'results_html', 'enlarged', 'lay_over', 'outlined', 'sizes_in_words', 'regions_in',
+           'note_of', 'laid_over', 'show', 'Evaluator']
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #be95e207
 import math
@@ -266,98 +266,6 @@ def sizes_in_words(
     words = " to ".join(dict.fromkeys([ends[0], ends[-1]])) if ends else ""
     return f"the size of the files, {words}" if words and at == "original" else words
 
-# %% ../../nbs/metrics/03_evaluator.ipynb #92678e9b
-class Evaluator:
-    "Metrics at the image and the pixel level, from scores that are gathered once."
-
-    def __init__(
-        self,
-        metrics: Sequence[type[Metric] | Metric | str],  # classes, objects or names
-        levels: Sequence[Literal["image", "pixel"]] = ("image", "pixel"),  # those to measure
-        mode: Literal["auto", "exact", "streaming"] = "auto",  # auto: exact as far as budget_mb of settings.ini allows
-        at: At = "model",  # the size at which pixels are judged: of the maps, or of each image's file
-    ):
-        if at not in ("model", "original"):
-            raise ValueError(explain(f"No size {at!r}", "Expected model or original", did_you_mean(str(at), ("model", "original"))))
-        for level in levels:
-            if level not in Metric.fields:
-                hint = did_you_mean(level, Metric.fields)
-                raise ValueError(explain(f"No level {level!r}", "Expected image or pixel", hint))
-        self.metrics = crossed(metrics, levels)
-        self.stores = shared_stores(self.metrics, mode)
-        self.at = at
-        self.clear()
-
-    def clear(self) -> None:
-        self.images, self.left_out, self.saturates = 0, 0, False
-        self.sizes: set[tuple[int, int]] = set()
-
-    def update(
-        self,
-        batch: Batch,  # torch or numpy; levels of which it lacks a field are passed over
-        original: Callable[[Batch], Batch] | None = None,  # of an item: `lay_over` with the mask of its file
-    ) -> None:
-        "Add a batch; what is to be judged at the size of files needs to know how to get there."
-        self.images += len(batch)
-        self.feed(batch, "image")
-        if batch.gt_mask is None or batch.anomaly_map is None and batch.pred_mask is None:
-            return
-        judged = outlined(batch)
-        self.left_out += len(batch) - len(judged)
-        if self.at == "model":
-            self.feed(judged, "pixel")
-        elif any(truth == "gt_mask" for (_, truth), _ in self.stores):
-            for item in judged:
-                self.feed(laid_over(item, original), "pixel")
-
-    def feed(self, batch: Batch, level: str) -> None:
-        "Give the stores of a level what they read."
-        regions = regions_in(batch)
-        for ((judged, truth), _), store in self.stores.items():
-            scores, targets = getattr(batch, judged), getattr(batch, truth)
-            if (truth == "gt_mask") == (level == "pixel") and scores is not None and targets is not None and len(targets):
-                store.update(scores, targets, batch.image_path, regions)
-                self.saturates |= regions is not None
-                self.sizes |= {tuple(targets.shape[1:])} if level == "pixel" else set()
-
-    def compute(self) -> Results:
-        "Name -> value, for every level that was fed."
-        return results_of(self)
-
-    def reset(self) -> None:
-        "Forget all batches."
-        self.clear()
-        for store in self.stores.values():
-            store.reset()
-
-# %% ../../nbs/metrics/03_evaluator.ipynb #58040686
-def laid_over(
-    item: Batch,  # what was said of one image
-    original: Callable[[Batch], Batch] | None,  # of an item
-) -> Batch:  # of one image, at the size of its file
-    "An item at the size of its file, or an error that says what is missing."
-    if item.anomaly_map is None:
-        raise ValueError(explain(f"{item.image_path or 'The image'} has no map", "Expected one to lay over the picture", "Take at='model'"))
-    if original is None:
-        fix = "Give update(batch, original), as Engine.test does, or evaluate(run, at='original', masks=data.masks)"
-        raise ValueError(explain("To judge at the size of the files, masks must be read from them", fix=fix))
-    return original(item)
-
-# %% ../../nbs/metrics/03_evaluator.ipynb #4ae8423e
-def results_of(
-    evaluator: Evaluator,  # fed
-) -> Results:
-    "What an evaluator has found, with what it stands on."
-    fed = {key: store.compute() for key, store in evaluator.stores.items() if store.update_called}
-    values, notes, modes = {}, {}, {}
-    for name, (metric, fields) in evaluator.metrics.items():
-        if (key := (fields, metric.gathers)) in fed:
-            values[name], notes[name] = metric.value(fed[key]), note_of(metric, fed[key], evaluator.saturates)
-            modes[name.split("_")[0]] = "streaming" if isinstance(fed[key], Bounds) else "exact"
-    asked = any(truth == "gt_mask" for (_, truth), _ in evaluator.stores)
-    return Results(values, {name: note for name, note in notes.items() if note}, modes, evaluator.images,
-                   judged_at=sizes_in_words(evaluator.sizes, evaluator.at), left_out=evaluator.left_out * asked)
-
 # %% ../../nbs/metrics/03_evaluator.ipynb #33f1c7b9
 def regions_in(
     batch: Batch,  # with predictions
@@ -378,3 +286,83 @@ def note_of(
     stream = "from a stream, with a bound" if isinstance(gathered, Bounds) else ""
     whole = "" if saturates or "regions" not in metric.needs else "no region was given a saturation, so all of it counts"
     return ", ".join(note for note in (oracle, stream, whole) if note)
+
+# %% ../../nbs/metrics/03_evaluator.ipynb #58040686
+def laid_over(
+    item: Batch,  # what was said of one image
+    original: Callable[[Batch], Batch] | None,  # of an item
+) -> Batch:  # of one image, at the size of its file
+    "An item at the size of its file, or an error that says what is missing."
+    if item.anomaly_map is None:
+        raise ValueError(explain(f"{item.image_path or 'The image'} has no map", "Expected one to lay over the picture", "Take at='model'"))
+    if original is None:
+        fix = "Give update(batch, original), as Engine.test does, or evaluate(run, at='original', masks=data.masks)"
+        raise ValueError(explain("To judge at the size of the files, masks must be read from them", fix=fix))
+    return original(item)
+
+# %% ../../nbs/metrics/03_evaluator.ipynb #5d981461
+def show(
+    stores: dict[tuple, Store | Decisions],  # from `shared_stores`
+    batch: Batch,  # of any size
+    level: str,  # "image" or "pixel"
+) -> set[tuple[int, int]]:  # (H, W) of the masks that were read
+    "Give the stores of a level what they read of a batch."
+    sizes, regions = set(), regions_in(batch)
+    for ((judged, truth), _), store in stores.items():
+        scores, targets = getattr(batch, judged), getattr(batch, truth)
+        if (truth == "gt_mask") == (level == "pixel") and scores is not None and targets is not None and len(targets):
+            store.update(scores, targets, batch.image_path, regions)
+            sizes |= {tuple(targets.shape[1:])} if level == "pixel" else set()
+    return sizes
+
+# %% ../../nbs/metrics/03_evaluator.ipynb #92678e9b
+class Evaluator:
+    "Metrics at the image and the pixel level, from scores that are gathered once."
+
+    def __init__(
+        self,
+        metrics: Sequence[type[Metric] | Metric | str],  # classes, objects or names
+        levels: Sequence[Literal["image", "pixel"]] = ("image", "pixel"),  # those to measure
+        mode: Literal["auto", "exact", "streaming"] = "auto",  # auto: exact as far as budget_mb of settings.ini allows
+        at: At = "model",  # the size at which pixels are judged: of the maps, or of each image's file
+    ):
+        for what, given, known in [("size", at, ("model", "original")), *(("level", level, Metric.fields) for level in levels)]:
+            if given not in known:
+                raise ValueError(explain(f"No {what} {given!r}", f"Expected {' or '.join(known)}", did_you_mean(str(given), known)))
+        self.metrics, self.at = crossed(metrics, levels), at
+        self.stores = shared_stores(self.metrics, mode)
+        self.reset()
+
+    def update(
+        self,
+        batch: Batch,  # torch or numpy; levels of which it lacks a field are passed over
+        original: Callable[[Batch], Batch] | None = None,  # of an item: `lay_over` with the mask of its file
+    ) -> None:
+        "Add a batch; what is to be judged at the size of files needs to know how to get there."
+        self.images += len(batch)
+        show(self.stores, batch, "image")
+        if batch.gt_mask is None or all(getattr(batch, judged) is None for (judged, truth), _ in self.stores if truth == "gt_mask"):
+            return
+        known = outlined(batch)
+        self.left_out += len(batch) - len(known)
+        for part in [known] if self.at == "model" else (laid_over(item, original) for item in known):
+            self.sizes |= show(self.stores, part, "pixel")
+            self.saturates |= regions_in(part) is not None
+
+    def compute(self) -> Results:
+        "Name -> value, for every level that was fed."
+        fed = {key: store.compute() for key, store in self.stores.items() if store.update_called}
+        values, notes, modes = {}, {}, {}
+        for name, (metric, fields) in self.metrics.items():
+            if (key := (fields, metric.gathers)) in fed:
+                values[name], notes[name] = metric.value(fed[key]), note_of(metric, fed[key], self.saturates)
+                modes[name.split("_")[0]] = "streaming" if isinstance(fed[key], Bounds) else "exact"
+        known = {"judged_at": sizes_in_words(self.sizes, self.at), "left_out": self.left_out}
+        return Results(values, {name: note for name, note in notes.items() if note}, modes, self.images, **known)
+
+    def reset(self) -> None:
+        "Forget all batches."
+        self.images, self.left_out, self.saturates = 0, 0, False
+        self.sizes: set[tuple[int, int]] = set()
+        for store in self.stores.values():
+            store.reset()

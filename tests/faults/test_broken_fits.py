@@ -11,7 +11,7 @@ from anomalib_nb.core.io import read_json
 from anomalib_nb.core.types import Prediction
 from anomalib_nb.data import DemoData, Folder
 from anomalib_nb.engine import Engine, FitStopped
-from anomalib_nb.models import AnomalyModule, PatchCore, Tiled, learns_by, list_models, load_model
+from anomalib_nb.models import AnomalyModule, Tiled, learns_by, list_models, load_model
 from anomalib_nb.models.check import sample_images, smallest
 from anomalib_nb.models.zoo import MODELS
 from anomalib_nb.processing.pre import PreProcessor

@@ -1,17 +1,13 @@
 """Half precision, asked for in any way, says nearly what float32 says, and what is written is float32."""
 
-import sys
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_broken_fits import NAMES, SIZE, data, engine, made
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_broken_fits import NAMES, SIZE, data, engine, made  # noqa: E402
-
-from anomalib_nb.models.check import sample_images  # noqa: E402
+from anomalib_nb.models.check import sample_images
 
 
 @pytest.fixture(scope="module")
