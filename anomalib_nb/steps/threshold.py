@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.errors import explain
 from ..core.predictions import Predictions, decide, worst_first
-from .session import Step, decide_at, link
+from .session import Step, decide_at, link, provenance
 from ..widgets.base import Widget, ends
 from ..widgets.curves import Curves, operating_points
 from ..widgets.gallery import Gallery
@@ -118,24 +118,48 @@ class ThresholdStep(Step):
         **fields: Any,  # set in the session; with a model its thresholds follow
     ):
         super().__init__(source, **fields)
-        self.limit, self.views, self.fitted, self.origin = limit, None, {}, ""
+        self.limit, self.views, self.following = limit, None, False
         self.session.watch("predictions", self.build)
+        self.session.watch("thresholds", self.follow)
+        self.session.watch(("data", "model"), self.tell)
         self.build()
 
     def build(self) -> None:
         "Make the views of the session's predictions."
         if (run := self.session.predictions) is None:
             self.views, self.body.children = None, []
-            return self.say("There are no predictions yet: train a model, or give ThresholdStep(predictions).")
+            return self.say(provenance(self.session, "predictions") or "There are no predictions yet: train a model, or give ThresholdStep(predictions).")
         self.views = views_of(run, self.limit)
-        self.say("")
-        self.views.histogram.observe(lambda change: decide_at(self.session, image=change.new), "threshold")
-        self.fitted, self.origin = {"threshold": self.threshold}, run.attrs.get("fitted_on", "")
+        self.tell()
+        self.views.histogram.observe(lambda change: self.decide(image=change.new), "threshold")
         if self.views.heat_map:
-            self.views.heat_map.observe(lambda change: decide_at(self.session, pixel=change.new), "threshold")
-            self.fitted["pixel_threshold"] = self.pixel_threshold
+            self.views.heat_map.observe(lambda change: self.decide(pixel=change.new), "threshold")
         first, second, *others = self.views.all()
         self.body.children = [self.buttons(), ipywidgets.HBox([first, second]).add_class("anb-row"), *reversed(others)]
+
+    def tell(self) -> None:
+        "Say what the predictions are."
+        if (run := self.session.predictions) is not None:
+            known = [f"{len(run)} images"] + [f"of {run.attrs['dataset']}"] * bool(run.attrs["dataset"]) + [f"as {run.attrs['model']} saw them"] * bool(run.attrs["model"])
+            self.say(f"{' '.join(known)}. {provenance(self.session, 'predictions')}".strip())
+
+    def decide(self, **threshold: float) -> None:
+        "What a hand chose holds from now on, and what was said about another threshold does not."
+        if not self.following:
+            self.tell()
+            decide_at(self.session, **threshold)
+
+    def follow(self) -> None:
+        "Stand where the session's thresholds are, whoever moved them."
+        run, self.following = self.session.predictions, True
+        try:
+            for name, level in (("threshold", "image"), ("pixel_threshold", "pixel")):
+                value = np.nan if run is None else run.attrs[f"{level}_threshold"]
+                if not np.isnan(value) and getattr(self, name, value) != value:
+                    setattr(self, name, value)
+                    self.tell()
+        finally:
+            self.following = False
 
     def buttons(self) -> ipywidgets.HBox:
         "Suggestions, the fitted thresholds, and a count of pixels."
@@ -150,12 +174,10 @@ class ThresholdStep(Step):
 
     def reset(self) -> None:
         "Go back to the thresholds the run came with."
-        for name, value in self.fitted.items():
-            setattr(self, name, value)
-        decide_at(self.session, self.origin)
-        self.say("")
+        decide_at(self.session, **self.session.fitted)
+        self.tell()
 
     def tell_pixels(self) -> None:
         "Show what the pixel threshold finds over all images."
         rates = list(pixel_counts(self.predictions, self.pixel_threshold).items())[3:]
-        self.say("pixels: " + ", ".join(f"{name} {rate:.3f}" for name, rate in rates))
+        self.say(f"pixels at {self.pixel_threshold:.4g}: " + ", ".join(f"{name} {rate:.3f}" for name, rate in rates))

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.predictions import Predictions, worst_first
-from .session import Step
+from .session import Page, Step, provenance
 from ..visualization.image import COLUMNS, ImageVisualizer
 
 # %% ../../nbs/steps/05_visualize.ipynb #088afc70
@@ -58,7 +58,7 @@ class VisualizeStep(Step):
     ):
         super().__init__(source)
         self.order, self.place, self.alpha, self.columns, self.folder = controls().values()
-        self.canvas, self.caption = ipywidgets.Image(format="png").add_class("anb-sheet"), ipywidgets.HTML()
+        self.canvas, self.caption = ipywidgets.Image(format="png").add_class("anb-sheet"), Page()
         walk = [self.button(text, lambda by=by: self.walk(by)).add_class("anb-tight") for text, by in (("◀", -1), ("▶", 1))]
         choose = ipywidgets.HBox([self.order, self.place, *walk, self.alpha]).add_class("anb-row")
         keep = ipywidgets.HBox([self.columns, self.folder, self.button("Save all", self.save)]).add_class("anb-row")
@@ -66,6 +66,7 @@ class VisualizeStep(Step):
         for control in (self.order, self.place, self.alpha, self.columns):
             control.observe(lambda _: self.draw(), "value")
         self.session.watch(("predictions", "thresholds"), self.draw)
+        self.session.watch(("data", "model"), self.tell)
         self.draw()
 
     @property
@@ -87,13 +88,18 @@ class VisualizeStep(Step):
         "What draws, as the controls say."
         return ImageVisualizer(self.columns.value or COLUMNS, self.alpha.value)
 
+    def tell(self) -> None:
+        "Say what the predictions belong to, or why there are none."
+        nothing = "There are no predictions yet: train a model, or give VisualizeStep(predictions)."
+        self.say(provenance(self.session, "predictions") or nothing * (self.predictions is None))
+
     def draw(self) -> None:
         "Draw the chosen image."
         run = self.predictions
         self.body.layout.display = "none" if run is None else None
+        self.tell()
         if run is None:
-            return self.say("There are no predictions yet: train a model, or give VisualizeStep(predictions).")
-        self.say("")
+            return
         self.place.max = len(run)
         self.canvas.value = as_png(self.visualizer(run[self.index], 260))
         self.caption.value = f"{repr(run[self.index])[5:-1]}, {self.place.value} of {len(run)}"
@@ -104,5 +110,6 @@ class VisualizeStep(Step):
 
     def save(self) -> list[Path]:
         "Save a picture of every image of the run."
+        saved = self.visualizer.save(self.predictions, self.folder.value)
         self.say(f"One picture of each image, in {Path(self.folder.value).resolve()}")
-        return self.visualizer.save(self.predictions, self.folder.value)
+        return saved

@@ -51,6 +51,7 @@ class Workbench(Step):
     def tick(self) -> None:
         "Mark what is done."
         done = [getattr(self.session, field) is not None for _, field in ORDER.values()]
+        done[list(ORDER).index("train")] &= self.session.model is not None and self.session.holds(self.session.origins["predictions"])
         self.tabs.titles = [f"{i + 1} {step.title}{' ✓' * ok}" for i, (step, ok) in enumerate(zip(self.steps.values(), done, strict=True))]
 
     def __getattr__(self, name: str) -> Step:
