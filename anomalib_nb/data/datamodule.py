@@ -7,9 +7,10 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/datamodule.html.md"""
 # %% auto #0
 __all__ = ['COLUMNS', 'INDEX', 'WORDS', 'PLANES', 'WORTH', 'OnError', 'DATASETS', 'complete', 'one_row_each', 'AnomalibDataset',
            'agree', 'to_size', 'collate', 'for_threads', 'compact', 'loader', 'Attempt', 'unreadable', 'paint',
-           'read_painted', 'read_painted_mask', 'AnomalibDataModule', 'arrange', 'items', 'readable', 'skipped',
-           'dataset', 'train_dataloader', 'eval_dataloader', 'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of',
-           'InMemory', 'predict_dataset', 'without_broken', 'list_datasets', 'get_datamodule']
+           'read_painted', 'read_painted_mask', 'takes_camera', 'read_array', 'with_camera', 'guess_camera',
+           'AnomalibDataModule', 'arrange', 'camera_of', 'set_camera', 'items', 'readable', 'skipped', 'dataset',
+           'train_dataloader', 'eval_dataloader', 'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of', 'InMemory',
+           'predict_dataset', 'without_broken', 'list_datasets', 'get_datamodule']
 
 # %% ../../nbs/data/02_datamodule.ipynb #66cb9e22
 import hashlib
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from glob import glob
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +35,12 @@ from ..core.registry import Registry
 from ..core.settings import get_settings
 from ..core.types import Batch
 from .batch_memory import stack_images, stack_planes
-from .images import Remembered, floats, from_array, is_image, list_images, nearest, open_cache, read_image, read_mask
+from .images import (Remembered, floats, from_array, is_image, largest_of, list_images, named, nearest, open_cache,
+                                     read_image, read_mask)
 from .splits import GroupBy, TestSplit, ValSplit, check_mode, grouped, leaks, made_from, with_test, with_validation
 from .workers import in_threads, worker_options
 from ..layers.resize import resize
+from ..processing.camera import Camera, guess_white
 from ..processing.synthetic import get_defect
 
 # %% ../../nbs/data/02_datamodule.ipynb #5064e679
@@ -111,6 +115,8 @@ class AnomalibDataset(Dataset):
         picture = self.read_image.at(path, self.size)
         item = Batch(image=torch.from_numpy(picture.values), image_path=path, mask_path=mask_path,
                      info={**{name: self.columns[name][i] for name in self.said}, "image_size": tuple(picture.shape)})
+        if picture.frame:
+            item.info["frame"] = picture.frame
         if self.labelled:
             item.gt_label = self.truth[i]
         if self.masks:
@@ -267,6 +273,53 @@ def read_painted_mask(
     "The mask that a path means."
     return paint(path, read)[1] if made_from(path)[1] else read_mask(path)
 
+# %% ../../nbs/data/02_datamodule.ipynb #1add50d2
+def takes_camera(
+    read: Callable,  # a reader of images
+) -> bool:
+    "Does a reader take `white` and `bgr` itself?"
+    try:
+        return {"white", "bgr"} <= set(signature(read).parameters)
+    except (TypeError, ValueError):  # a callable that does not say
+        return False
+
+
+def read_array(
+    path: str,  # of an image
+    read: Callable[[str], Any],  # path -> array, tensor or PIL image
+    white: float | None = None,  # the value that becomes 1, where there are more than 8 bits
+    bgr: bool = False,  # do its colours come blue first
+) -> np.ndarray:  # (H, W, 3) uint8 or float32 in [0, 1]
+    "What a reader of one's own gives, as RGB."
+    image = read(path)
+    with named(path):
+        return from_array(image, white, bgr)
+
+
+def with_camera(
+    read: Callable[[str], Any],  # a reader of images
+    camera: Camera,  # what took them
+) -> Callable[[str], np.ndarray]:  # path -> (H, W, 3)
+    "A reader that knows its camera."
+    if takes_camera(read):
+        return partial(read, **camera.told()) if camera.told() else read
+    return partial(read_array, read=read, **camera.told())
+
+# %% ../../nbs/data/02_datamodule.ipynb #70148317
+def guess_camera(
+    paths: Sequence[str],  # of training images
+    name: str,  # of the data set, for the message
+    most: int = 16,  # images to look at
+) -> Camera:
+    "A camera whose white is the next that a camera may have, with a warning that says so."
+    some = paths[:: -(-len(paths) // most)] if len(paths) else []
+    largest = max(map(largest_of, some), default=0.0)
+    white = guess_white(largest)
+    if white is not None:
+        warnings.warn(explain(f"The images of {name} have 16 bits and {len(some)} of them reach {largest:g} at most, so {white:g} is taken for white",
+                              fix=f"Say so: white={white:g}; if they are dark indeed: white=65535"), stacklevel=3)
+    return Camera(white)
+
 # %% ../../nbs/data/02_datamodule.ipynb #eda884cb
 OnError = Literal["raise", "skip"]
 
@@ -293,9 +346,13 @@ class AnomalibDataModule(LightningDataModule):
         seed: int = 0,  # of splits, synthetic defects and shuffling
         on_error: OnError = "raise",  # at an image that cannot be read; "skip" leaves it out and lists it
         group_by: GroupBy = None,  # which images belong together: a pattern of the path, or a function of it
+        white: float | None = None,  # the value that is white, where images have more than 8 bits; None guesses
+        bgr: bool = False,  # are colours stored blue first
     ):
         super().__init__()
-        self.root, self.name = Path(root), name or Path(root).resolve().name
+        self.root = Path(root).expanduser()
+        self.name = name or self.root.resolve().name
+        self.given = Camera(white, bgr)
         self.train_batch_size, self.eval_batch_size = train_batch_size, eval_batch_size
         self.num_workers, self.seed = num_workers, seed
         self.test_split_mode, self.test_split_ratio = check_mode("test_split_mode", test_split_mode), test_split_ratio
@@ -303,6 +360,7 @@ class AnomalibDataModule(LightningDataModule):
         self.on_error, self.group_by = on_error, group_by
         self.size: tuple[int, int] | None = None  # (H, W) of every item; the Engine sets it to the model's
         self.left_out: dict[str, pd.DataFrame] = {}  # split -> its unreadable images, once they were looked for
+        self.known: dict[str, Any] = {}  # what was found out about the images
 
     def index(self, root: Path) -> pd.DataFrame:
         "One row per image; columns image_path, split and, if known, label, mask_path, group."
@@ -316,16 +374,13 @@ class AnomalibDataModule(LightningDataModule):
     @cached_property
     def images(self) -> Remembered:
         "The reader of images, which remembers."
-        return Remembered(partial(read_painted, read=self.read_image), open_cache(get_settings().data))
+        return Remembered(partial(read_painted, read=with_camera(self.read_image, self.camera)), open_cache(get_settings().data))
 
     @cached_property
     def masks(self) -> Remembered:
         "The reader of masks, likewise."
-        return Remembered(partial(read_painted_mask, read=self.read_image, read_mask=self.read_mask), self.images.cache)
-
-    def setup(self, stage: str | None = None) -> None:
-        "Read the table."
-        self.table
+        read = with_camera(self.read_image, self.camera)
+        return Remembered(partial(read_painted_mask, read=read, read_mask=self.read_mask), self.images.cache)
 
 # %% ../../nbs/data/02_datamodule.ipynb #d7ad04f8
 def arrange(
@@ -338,9 +393,36 @@ def arrange(
     return with_validation(table, data.val_split_mode, data.val_split_ratio, data.seed, data.synthetic_defects)
 
 # %% ../../nbs/data/02_datamodule.ipynb #5d619f20
+AnomalibDataModule.setup = lambda self, stage=None: self.table
 AnomalibDataModule.has_masks = property(lambda self: bool((self.table["mask_path"] != "").any()))
 AnomalibDataModule.leaks = lambda self: leaks(self.table)
 AnomalibDataModule.validates_on_test = property(lambda self: self.val_split_mode == "same_as_test")
+
+# %% ../../nbs/data/02_datamodule.ipynb #b24b2159
+def camera_of(
+    data: AnomalibDataModule,  # whose images they are
+) -> Camera:
+    "What took the images of a data set."
+    if "camera" not in data.known:
+        told = getattr(data.read_image, "keywords", {})
+        white, bgr = data.given.white or told.get("white"), data.given.bgr or told.get("bgr", False)
+        guess = white is None and takes_camera(data.read_image)
+        train = data.table["image_path"][data.table["split"] == "train"].tolist() if guess else []
+        data.known["camera"] = Camera(white or guess_camera(train, data.name).white, bgr)
+    return data.known["camera"]
+
+
+def set_camera(
+    data: AnomalibDataModule,  # whose images they are
+    camera: Camera,  # what took them
+) -> None:
+    "Read from now on as a camera wants it."
+    data.known["camera"] = camera
+    for reader in ("images", "masks"):
+        data.__dict__.pop(reader, None)
+
+
+AnomalibDataModule.camera = property(camera_of, set_camera)
 
 # %% ../../nbs/data/02_datamodule.ipynb #455587b9
 def items(
@@ -427,8 +509,8 @@ def facts(self: AnomalibDataModule) -> str:
     size = "images keep their size" if self.size is None else f"images become {self.size[0]} × {self.size[1]}"
     lost = sum(map(len, self.left_out.values()))
     optimistic = "validation images are the test images: thresholds are optimistic"
-    return ", ".join(["masks" if self.has_masks else "no masks", size, *[f"{lost} unreadable images left out"] * (lost > 0),
-                      *[optimistic] * self.validates_on_test])
+    return ", ".join(["masks" if self.has_masks else "no masks", size, *filter(None, [str(self.camera)]),
+                      *[f"{lost} unreadable images left out"] * (lost > 0), *[optimistic] * self.validates_on_test])
 
 
 AnomalibDataModule.facts = facts
@@ -496,21 +578,24 @@ class InMemory:
     def __init__(
         self,
         images: dict[str, np.ndarray],  # name -> (H, W, 3)
+        camera: Camera = Camera(),  # what took those that are files
     ):
-        self.images = images
+        self.images, self.camera = images, camera
 
     def __call__(self, path: str) -> np.ndarray:
         from anomalib_nb.data.video import read_frame  # reads images, too
 
-        return self.images[path] if path in self.images else read_frame(path)
+        return self.images[path] if path in self.images else read_frame(path, **self.camera.told())
 
 # %% ../../nbs/data/02_datamodule.ipynb #0077fda9
 def predict_dataset(
     source: Any,  # folder, pattern, file, video, array, PIL image, or a list of these
     size: tuple[int, int] | None = None,  # (H, W) of every item; None keeps each image's own
     on_error: OnError = "raise",  # at an image that cannot be read; "skip" leaves it out, and says so
+    camera: Camera | None = None,  # what took them, as the model knows it; None takes the largest value of a type for white
 ) -> AnomalibDataset:
     "Images to predict on, without labels."
+    camera = camera or Camera()
     several = isinstance(source, (list, tuple)) or np.ndim(source) == 4 and not isinstance(source, (str, Path))
     paths: list[str] = []
     images: dict[str, np.ndarray] = {}
@@ -519,11 +604,11 @@ def predict_dataset(
             paths += expand(each)
         else:
             paths.append(f"image_{len(paths):04}")
-            images[paths[-1]] = from_array(each)
+            images[paths[-1]] = from_array(each, **camera.told())
     table = pd.DataFrame({"image_path": paths, "split": "test", "label": "unknown", "label_index": -1, "mask_path": ""})
     if table.empty:
         raise ValueError(explain("There are no images to predict on", "Expected a path, an array, a picture or a list of these"))
-    found = AnomalibDataset(table, size, read_image=InMemory(images))
+    found = AnomalibDataset(table, size, read_image=InMemory(images, camera))
     return found if on_error == "raise" else without_broken(found)
 
 

@@ -6,10 +6,11 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/images.html.md"""
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'counting', 'HEAD', 'Cache', 'is_image', 'image_paths', 'list_images',
-           'to_8_bits', 'as_rgb', 'UnreadableImage', 'named', 'check_file', 'check_pixels', 'open_image', 'has_bands',
-           'read_bands', 'choose_bands', 'read_image', 'ImageFiles', 'as_mask', 'read_mask', 'from_array', 'in_range',
-           'nearest', 'planes', 'floats', 'as_floats', 'to_tensor', 'Picture', 'stamp', 'MemoryCache', 'packed',
-           'unpacked', 'write_beside', 'free_bytes', 'DiskCache', 'open_cache', 'identity', 'Remembered']
+           'full_scale', 'to_8_bits', 'as_rgb', 'UnreadableImage', 'named', 'check_file', 'check_pixels', 'open_image',
+           'has_bands', 'deep_colour', 'read_bands', 'upright', 'choose_bands', 'read_image', 'largest_of',
+           'ImageFiles', 'as_mask', 'read_mask', 'as_array', 'in_range', 'from_array', 'nearest', 'planes', 'floats',
+           'as_floats', 'to_tensor', 'Picture', 'stamp', 'MemoryCache', 'packed', 'unpacked', 'write_beside',
+           'free_bytes', 'DiskCache', 'open_cache', 'identity', 'pictured', 'Remembered']
 
 # %% ../../nbs/data/00_images.ipynb #bf2c46e0
 import hashlib
@@ -40,6 +41,7 @@ from .. import __version__
 from ..core.errors import explain
 from ..core.settings import DataSettings
 from ..layers.resize import resize
+from ..processing.camera import odd_frame
 
 # %% ../../nbs/data/00_images.ipynb #71971ffe
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -78,29 +80,43 @@ def list_images(
     "The images below a folder."
     return sorted(map(Path, image_paths(folder)))
 
+# %% ../../nbs/data/00_images.ipynb #75c190ce
+def full_scale(
+    values: np.ndarray,  # of an image
+    white: float | None = None,  # as the camera says
+) -> float:  # the value that becomes 1
+    "What is white in an array; an error if the array goes beyond it."
+    kind = values.dtype.kind
+    if kind == "b" or values.dtype == np.uint8:
+        return 1 if kind == "b" else 255
+    low, high = values.min(initial=0), values.max(initial=0)
+    full = white or (1 if kind == "f" else 65535)
+    if kind == "f" and full >= 255 and high <= 1:
+        full = 1
+    if not (low >= 0 and high <= full):  # also true for NaN
+        raise ValueError(f"it holds values from {low} to {high}, and white is {full:g}; say which value is white: white=…")
+    return full
+
 # %% ../../nbs/data/00_images.ipynb #afffc304
 def to_8_bits(
     values: np.ndarray,  # any shape; bool, integers or floats
     white: float | None = None,  # the value that becomes 255; None: the largest of 16 bits, 1 for floats
 ) -> np.ndarray:  # the same shape, uint8
     "Brightness from 0 to 255."
-    if values.dtype == np.uint8:
-        return values
-    full = 1 if values.dtype.kind == "b" else white or (1 if values.dtype.kind == "f" else 65535)
-    low, high = values.min(initial=0), values.max(initial=0)
-    if not (low >= 0 and high <= full):  # also true for NaN
-        raise ValueError(f"it holds values from {low} to {high}, and white is {full}; say which value is white: read_image(path, white=…)")
-    return (values * (255 / full)).round().astype(np.uint8)
+    return values if values.dtype == np.uint8 else (values * (255 / full_scale(values, white))).round().astype(np.uint8)
 
 # %% ../../nbs/data/00_images.ipynb #cb03a1f8
 def as_rgb(
     image: Image.Image,  # any mode
     white: float | None = None,  # the value that becomes 255, where there are more than 8 bits
+    bgr: bool = False,  # are its channels stored blue first
 ) -> np.ndarray:  # (H, W, 3) uint8
     "A picture as 8-bit RGB, whatever its mode."
     if image.mode == "F" or image.mode.startswith("I"):  # 16-bit grey; older files of it open with 32-bit numbers
-        image = Image.fromarray(to_8_bits(np.asarray(image), white))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        own = image.format == "PPM"  # such a file says itself what is white, and Pillow has heard it
+        image = Image.fromarray(to_8_bits(np.asarray(image), None if own else white))
+    picture = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.ascontiguousarray(picture[..., ::-1]) if bgr else picture
 
 # %% ../../nbs/data/00_images.ipynb #ad7758c6
 class UnreadableImage(ValueError):
@@ -162,8 +178,11 @@ def has_bands(
     path: Path | str,  # any image file
     white: float | None = None,  # as in `read_image`
 ) -> bool:
-    "Is it a TIFF that Pillow would refuse or round: five channels, floats in colour, a white of its own?"
-    if not str(path).lower().endswith((".tif", ".tiff")):
+    "Is it a file that Pillow would refuse or round: five channels, floats in colour, a white of its own?"
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".png":
+        return white is not None and deep_colour(path)
+    if ending not in (".tif", ".tiff"):
         return False
     try:
         with Image.open(path, formats=["TIFF"]) as image:
@@ -172,21 +191,45 @@ def has_bands(
     except UnidentifiedImageError:
         return True
 
+
+def deep_colour(
+    path: Path | str,  # a PNG
+) -> bool:
+    "Does a PNG hold 16 bits of each colour?"
+    with open(path, "rb") as file:
+        head = file.read(26)
+    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10" and head[25:] in (b"\x02", b"\x06")
+
 # %% ../../nbs/data/00_images.ipynb #02f53661
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it need not print what the error will say
 
 
 def read_bands(
-    path: Path | str,  # a TIFF
-) -> np.ndarray:  # (H, W, C), in the type of the file
-    "All channels of the first page of a TIFF."
+    path: Path | str,  # a TIFF, or a PNG of 16 bits
+) -> np.ndarray:  # (H, W, C), in the type of the file, upright
+    "All channels of a file, of a TIFF those of its first page."
+    if os.path.splitext(path)[1].lower() == ".png":
+        from torchvision.io import ImageReadMode, decode_image
+
+        open_image(path, lambda image: image.size)
+        return decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True).permute(1, 2, 0).numpy()
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         check_pixels(page.imagelength, page.imagewidth * -(-page.samplesperpixel // 4))
-        array = page.asarray()
-    return array[..., None] if page.axes == "YX" else np.moveaxis(array, page.axes.index("S"), -1)
+        array, turn = page.asarray(), page.tags.valueof(0x0112, 1)
+    return upright(array[..., None] if page.axes == "YX" else np.moveaxis(array, page.axes.index("S"), -1), turn)
+
+# %% ../../nbs/data/00_images.ipynb #ef3b6749
+def upright(
+    array: np.ndarray,  # (H, W, …), as it lies in the file
+    turn: int,  # the EXIF note, 1 to 8; 1 is upright
+) -> np.ndarray:  # (H, W, …) or (W, H, …)
+    "Pixels turned and mirrored as the note says."
+    array = array.swapaxes(0, 1) if turn >= 5 else array
+    rows, columns = turn in (3, 4, 7, 8), turn in (2, 3, 6, 7)
+    return array[:: -1 if rows else 1, :: -1 if columns else 1]
 
 # %% ../../nbs/data/00_images.ipynb #112554ef
 def choose_bands(
@@ -204,13 +247,30 @@ def read_image(
     path: Path | str,  # png, jpg, bmp, tif, webp …
     bands: tuple[int, int, int] = (0, 1, 2),  # of a TIFF with many channels: red, green, blue
     white: float | None = None,  # the value that becomes 255, where there are more than 8 bits
+    bgr: bool = False,  # are colours stored blue first
 ) -> np.ndarray:  # (H, W, 3) uint8, RGB
     "Read an image file."
     with named(path):
         check_file(path)
         if has_bands(path, white):
-            return to_8_bits(choose_bands(read_bands(path), bands), white)
-    return open_image(path, partial(as_rgb, white=white))
+            return to_8_bits(choose_bands(read_bands(path), bands[::-1] if bgr else bands), white)
+    return open_image(path, partial(as_rgb, white=white, bgr=bgr))
+
+# %% ../../nbs/data/00_images.ipynb #534be36d
+def largest_of(
+    path: Path | str,  # any file
+) -> float:  # 0 for what holds bytes, says itself what is white, or is no image
+    "The largest value of an image with more than 8 bits."
+    try:
+        if os.path.splitext(path)[1].lower() not in (".png", ".tif", ".tiff"):
+            return 0.0
+        with named(path):
+            plain = not has_bands(path, white=1)
+            deep = partial(open_image, convert=lambda image: np.asarray(image) if image.mode.startswith("I") else np.zeros(1, np.uint8))
+            values = (deep if plain else read_bands)(path)
+    except (OSError, ValueError):
+        return 0.0
+    return float(values.max(initial=0)) if values.dtype.kind in "iu" and values.dtype.itemsize > 1 else 0.0
 
 # %% ../../nbs/data/00_images.ipynb #666180e9
 class ImageFiles(Sequence):
@@ -250,34 +310,50 @@ def read_mask(
     "Read a mask file."
     return open_image(path, as_mask)
 
-# %% ../../nbs/data/00_images.ipynb #6d4850f7
-def from_array(
-    image: Any,  # PIL, or (H, W), (H, W, 1|3|4), (1|3, H, W) of uint8, uint16 or floats in [0, 1]
-) -> np.ndarray:  # (H, W, 3) uint8 or float32 in [0, 1]
-    "An image that lies in memory, as RGB."
-    if isinstance(image, Image.Image):
-        return as_rgb(ImageOps.exif_transpose(image))
+# %% ../../nbs/data/00_images.ipynb #f6d556f8
+def as_array(
+    image: Any,  # array or tensor, (H, W), (H, W, 1|2|3|4) or (1|3|4, H, W)
+) -> np.ndarray:  # (H, W, 3), in its own type
+    "Three channels, last; grey thrice, a fourth channel dropped."
+    first = (1, 3, 4)
+    channels_first = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] in first
+    if isinstance(image, Tensor):
+        image = (image.float() if image.is_floating_point() else image).numpy(force=True)
     array = np.asarray(image)
     array = array[..., None] if array.ndim == 2 else array
-    if array.ndim == 3 and array.shape[-1] > 4 and array.shape[0] in (1, 3):
+    if channels_first or array.ndim == 3 and array.shape[0] in first and array.shape[-1] > 4 and min(array.shape[:2]) < array.shape[1]:
         array = array.transpose(1, 2, 0)  # (H, W, C)
-    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+    if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or not array.size:
         raise ValueError(explain(f"An image has shape {np.shape(image)}", "Expected (H, W), (H, W, 3) or (3, H, W)"))
-    return in_range(np.broadcast_to(array[..., :3], (*array.shape[:2], 3)))
+    return choose_bands(array) if array.shape[-1] < 3 else array[..., :3]
 
 # %% ../../nbs/data/00_images.ipynb #bb991a3a
 def in_range(
-    array: np.ndarray,  # uint8, uint16, bool or float
+    array: np.ndarray,  # uint8, uint16, bool or float; other integers if white is known
+    white: float | None = None,  # the value that becomes 1, where there are more than 8 bits
 ) -> np.ndarray:  # uint8, or float32 in [0, 1]
-    "Check that values are those of an image."
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:  # false for NaN too
-        return array.astype(np.float32)
-    if array.dtype == np.uint16:
-        return (array / 257).round().astype(np.uint8)
-    found = f"{array.dtype} from {array.min()} to {array.max()}"
-    raise ValueError(explain(f"An image holds {found}", "Expected uint8, uint16, or floats from 0 to 1", "Divide by its largest possible value"))
+    "The values of an image, checked."
+    kind = array.dtype.kind
+    try:
+        if kind not in "fbui" or kind in "ui" and array.dtype not in (np.uint8, np.uint16) and white is None:
+            raise ValueError(f"it holds {array.dtype}, which has no white of its own")
+        if kind != "f":
+            return to_8_bits(array, white)
+        return (array / full_scale(array, white)).astype(np.float32)
+    except ValueError as error:
+        found = f"An image cannot be taken ({error})"
+        raise ValueError(explain(found, "Expected uint8, uint16, or floats from 0 to 1", "Say which value is white: white=255, 4095 …")) from None
+
+# %% ../../nbs/data/00_images.ipynb #6d4850f7
+def from_array(
+    image: Any,  # PIL, or an array or tensor: (H, W), (H, W, 1|2|3|4), (1|3|4, H, W) of numbers
+    white: float | None = None,  # the value that becomes 1, where there are more than 8 bits
+    bgr: bool = False,  # do its colours come blue first
+) -> np.ndarray:  # (H, W, 3) uint8 or float32 in [0, 1]
+    "An image that lies in memory, as RGB."
+    if isinstance(image, Image.Image):
+        return as_rgb(ImageOps.exif_transpose(image), white, bgr)
+    return in_range(as_array(image)[..., :: -1 if bgr else 1], white)
 
 # %% ../../nbs/data/00_images.ipynb #1da9fd10
 def nearest(
@@ -331,6 +407,7 @@ class Picture(NamedTuple):
 
     values: np.ndarray  # (3, H, W) uint8 or float32 in [0, 1], or (H, W) bool
     shape: tuple[int, int]  # (h, w) that it had in its file
+    frame: str = ""  # what is odd about it, as `odd_frame` says
 
 # %% ../../nbs/data/00_images.ipynb #e2bb925c
 def stamp(
@@ -381,7 +458,7 @@ def packed(
 ) -> bytes:
     "A picture as the content of a file."
     values = np.ascontiguousarray(picture.values)
-    about = {"type": values.dtype.str, "axes": values.shape, "shape": picture.shape, "crc": zlib.crc32(values)}
+    about = {"type": values.dtype.str, "axes": values.shape, "shape": picture.shape, "frame": picture.frame, "crc": zlib.crc32(values)}
     return json.dumps(about).encode().ljust(HEAD) + values.tobytes()
 
 
@@ -391,7 +468,7 @@ def unpacked(
     "The picture in a file's content; a `ValueError` if there is none."
     about = json.loads(bytes(content[:HEAD]))
     values = np.frombuffer(content, about["type"], offset=HEAD).reshape(about["axes"])
-    return Picture(values, tuple(about["shape"])), about["crc"]
+    return Picture(values, tuple(about["shape"]), about["frame"]), about["crc"]
 
 # %% ../../nbs/data/00_images.ipynb #b0226e91
 def write_beside(
@@ -497,6 +574,17 @@ def identity(
     plain = read is None or isinstance(read, (str, int, float, bool, tuple))
     return repr(read) if plain else f"{type(read).__name__}-{os.urandom(8).hex()}"
 
+# %% ../../nbs/data/00_images.ipynb #921f46ef
+def pictured(
+    image: np.ndarray,  # as a reader gives it: (h, w, 3) of any numbers that an image may have, or (h, w) bool
+    size: tuple[int, int] | None = None,  # (H, W) in pixels; None keeps its own
+) -> Picture:
+    "What is remembered of an image or a mask."
+    if image.ndim == 2:
+        return Picture(planes(image, size), tuple(image.shape))
+    image = in_range(image)
+    return Picture(planes(image, size), tuple(image.shape[:2]), odd_frame(image))
+
 # %% ../../nbs/data/00_images.ipynb #73b26f46
 class Remembered:
     "A reader of images or masks that remembers what it has read."
@@ -520,8 +608,7 @@ class Remembered:
         key = (self.name if known else self.session, os.path.abspath(path), known, size and tuple(size))
         if (picture := self.cache.get(key)) is None:
             self.bytes += known[0] if known else 0
-            image = self.read(path)
-            picture = Picture(planes(image, size), tuple(image.shape[:2]))
+            picture = pictured(self.read(path), size)
             self.cache.keep(key, picture)
         return picture
 

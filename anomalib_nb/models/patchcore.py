@@ -93,6 +93,7 @@ class PatchCore(AnomalyModule):
     reference_keys = {"memory_bank": "bank", "feature_extractor.feature_extractor.": "backbone.network.body.",
                       "anomaly_map_generator.": None}
     reference_arguments = {"upsampling": "nearest"}
+    extends = True
 
     def __init__(
         self,
@@ -124,7 +125,8 @@ class PatchCore(AnomalyModule):
         if not self.batches:
             raise ValueError(explain("PatchCore has seen no training image", "Expected at least one normal image"))
         gathered, self.batches = torch.cat(self.batches), []  # no patch is held twice
-        self.bank = memory_bank(gathered, self.ratio, self.seed).to(self.device)
+        new = memory_bank(gathered, self.ratio, self.seed).to(self.device)
+        self.bank = torch.cat([self.bank, new]) if self.extending and self.bank.numel() else new
 
     def forward(self, image: Tensor) -> Prediction:
         if not self.bank.numel():
