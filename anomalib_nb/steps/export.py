@@ -17,7 +17,15 @@ from ..core.errors import explain
 from ..core.markup import Markup, tag
 from ..deploy.export import Format
 from ..deploy.parity import Parity, read_parity
-from .session import Page, Session, Step, is_at_work, provenance
+from anomalib_nb.steps.session import (
+    Page,
+    Session,
+    Step,
+    foreign,
+    is_at_work,
+    provenance,
+    settle,
+)
 
 # %% ../../nbs/steps/06_export.ipynb #2cf9ab39
 def ship(
@@ -32,9 +40,9 @@ def ship(
     if is_at_work(session.model):
         raise RuntimeError(explain("The model is being trained", fix="Wait until that has ended, or stop it"))
     origin, ours = session.origin(), session.origins["predictions"]
-    run = ours.run / "exported" / format if ours.run and session.holds(ours) else None
+    run = ours.run / "exported" / format if ours.run and not foreign(session, "predictions") else None
     written = session.engine.export(origin.model, format, precision=precision, datamodule=origin.data, folder=folder or run)
-    session.settle(origin, exported=written)
+    settle(session, origin, exported=written)
     return written
 
 # %% ../../nbs/steps/06_export.ipynb #009adbcf

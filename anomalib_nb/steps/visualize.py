@@ -51,6 +51,7 @@ class VisualizeStep(Step):
     "Look at single images of a run, and save their pictures."
 
     title = "Visualize"
+    predictions = property(lambda self: self.session.predictions, doc="The run that is shown.")
 
     def __init__(
         self,
@@ -70,11 +71,6 @@ class VisualizeStep(Step):
         self.draw()
 
     @property
-    def predictions(self) -> Predictions | None:
-        "The run that is shown."
-        return self.session.predictions
-
-    @property
     def index(self) -> int:
         "Row number of the image that is shown."
         return int(ORDERS[self.order.value](self.predictions)[self.place.value - 1])
@@ -90,8 +86,7 @@ class VisualizeStep(Step):
 
     def tell(self) -> None:
         "Say what the predictions belong to, or why there are none."
-        nothing = "There are no predictions yet: train a model, or give VisualizeStep(predictions)."
-        self.say(provenance(self.session, "predictions") or nothing * (self.predictions is None))
+        self.say(provenance(self.session, "predictions", "There are no predictions yet: train a model, or give VisualizeStep(predictions)."))
 
     def draw(self) -> None:
         "Draw the chosen image."
