@@ -17,15 +17,7 @@ from ..core.errors import explain
 from ..core.markup import Markup, tag
 from ..deploy.export import Format
 from ..deploy.parity import Parity, read_parity
-from anomalib_nb.steps.session import (
-    Page,
-    Session,
-    Step,
-    foreign,
-    is_at_work,
-    provenance,
-    settle,
-)
+from .session import Page, Session, Step, foreign, is_at_work, provenance, settle
 
 # %% ../../nbs/steps/06_export.ipynb #2cf9ab39
 def ship(

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.errors import explain
 from ..core.predictions import Predictions, decide, worst_first
-from .session import Step, decide_at, link, provenance
+from .session import Session, Step, decide_at, link, provenance
 from ..widgets.base import Widget, ends
 from ..widgets.curves import Curves, operating_points
 from ..widgets.gallery import Gallery

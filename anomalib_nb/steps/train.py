@@ -24,18 +24,7 @@ from ..core.markup import Markup, tag
 from ..core.predictions import Predictions
 from ..engine.engine import Engine, FitStopped
 from ..metrics.evaluator import Results, results_warnings
-from anomalib_nb.steps.session import (
-    Origin,
-    Page,
-    Session,
-    Step,
-    at_work,
-    inform,
-    is_at_work,
-    provenance,
-    refitted,
-    settle,
-)
+from .session import Origin, Page, Session, Step, at_work, inform, is_at_work, provenance, refitted, settle
 
 # %% ../../nbs/steps/03_train.ipynb #e1c3b4c1
 def share_of(
@@ -105,7 +94,7 @@ class Work:
     fitted: bool = False
     kept: bool = False  # whether the session took the results
 
-
+# %% ../../nbs/steps/03_train.ipynb #1e0b06c5
 def work_of(
     session: Session,  # with data and a model
 ) -> Work:
@@ -256,7 +245,7 @@ def begin(self: TrainStep) -> None:
     self.go.disabled, self.halt.disabled = True, False
     self.say("")
 
-
+# %% ../../nbs/steps/03_train.ipynb #c19f8d91
 def perform(self: TrainStep) -> dict[str, float]:
     "The work; empty when it was stopped."
     try:
@@ -268,8 +257,11 @@ def perform(self: TrainStep) -> dict[str, float]:
     self.stage.value = "done"
     return metrics
 
-
-def ended(self: TrainStep, error: BaseException | None) -> None:
+# %% ../../nbs/steps/03_train.ipynb #dd12c1f7
+def ended(
+    self: TrainStep,
+    error: BaseException | None,  # None: there was none
+) -> None:
     "Say how it ended."
     self.busy, self.halt.disabled = False, True
     self.refresh()

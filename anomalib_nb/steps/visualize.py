@@ -52,6 +52,7 @@ class VisualizeStep(Step):
 
     title = "Visualize"
     predictions = property(lambda self: self.session.predictions, doc="The run that is shown.")
+    visualizer = property(lambda self: ImageVisualizer(self.columns.value or COLUMNS, self.alpha.value), doc="What draws, as the controls say.")
 
     def __init__(
         self,
@@ -79,11 +80,6 @@ class VisualizeStep(Step):
     def index(self, index: int) -> None:
         self.place.value = ORDERS[self.order.value](self.predictions).tolist().index(index) + 1
 
-    @property
-    def visualizer(self) -> ImageVisualizer:
-        "What draws, as the controls say."
-        return ImageVisualizer(self.columns.value or COLUMNS, self.alpha.value)
-
     def tell(self) -> None:
         "Say what the predictions belong to, or why there are none."
         self.say(provenance(self.session, "predictions", "There are no predictions yet: train a model, or give VisualizeStep(predictions)."))
@@ -93,11 +89,10 @@ class VisualizeStep(Step):
         run = self.predictions
         self.body.layout.display = "none" if run is None else None
         self.tell()
-        if run is None:
-            return
-        self.place.max = len(run)
-        self.canvas.value = as_png(self.visualizer(run[self.index], 260))
-        self.caption.value = f"{repr(run[self.index])[5:-1]}, {self.place.value} of {len(run)}"
+        if run is not None:
+            self.place.max = len(run)
+            self.canvas.value = as_png(self.visualizer(run[self.index], 260))
+            self.caption.value = f"{repr(run[self.index])[5:-1]}, {self.place.value} of {len(run)}"
 
     def walk(self, by: int) -> None:
         "Go forward or back by some images."
