@@ -89,7 +89,9 @@ class VisualizeStep(Step):
         run = self.predictions
         self.body.layout.display = "none" if run is None else None
         self.tell()
-        if run is not None:
+        if run is None:
+            self.canvas.value, self.caption.value = b"", ""
+        else:
             self.place.max = len(run)
             self.canvas.value = as_png(self.visualizer(run[self.index], 260))
             self.caption.value = f"{repr(run[self.index])[5:-1]}, {self.place.value} of {len(run)}"
