@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.errors import explain
-from .images import is_image, read_image, stamp
+from .images import is_image, read_image, stamp, to_8_bits
 
 # %% ../../nbs/data/60_video.ipynb #b64ac957
 def by_number(
@@ -167,8 +167,11 @@ class VideoFile(Sequence):
         self,
         path: Path | str,  # avi, mp4, mkv …
         megabytes: float = 64,  # of pictures to keep
+        white: float | None = None,  # the value that is white, in a film of 16 bits
+        bgr: bool = False,  # do colours come blue first
     ):
         self.path, self.room = str(path), megabytes * 1e6
+        self.white, self.bgr = white, bgr
         self.timing = known_timing(self.path, stamp(self.path))
         self.close()
 
@@ -200,7 +203,7 @@ class VideoFile(Sequence):
         return self.kept[i]
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "room": self.room, "timing": self.timing}
+        return {name: getattr(self, name) for name in ("path", "room", "timing", "white", "bgr")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ |= state
@@ -217,6 +220,17 @@ def start(
     if key is not None and film.timing.told:
         film.video.seek(int(key), stream=film.video.streams.video[0])
     film.frames = stamped(film.video, film.timing.told)
+
+# %% ../../nbs/data/60_video.ipynb #5bc9f214
+def pixels_of(
+    frame: Any,  # PyAV's
+    white: float | None,  # the value that is white; frames of fewer than 16 bits say it themselves
+    bgr: bool,  # do colours come blue first
+) -> np.ndarray:  # (H, W, 3) uint8
+    "A frame as 8-bit RGB."
+    deep = white is not None and frame.format.components[0].bits == 16
+    picture = frame.to_ndarray(format="rgb48le" if deep else "rgb24", threads=1)
+    return to_8_bits(picture, white)[..., :: -1 if bgr else 1]
 
 # %% ../../nbs/data/60_video.ipynb #3e71b794
 def decoded(
@@ -236,7 +250,7 @@ def decoded(
             raise no_video(film.path, f"frame {i}: {error}") from None
         film.next = i + 1 if found == wanted else len(times)
         if found == wanted:
-            picture = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24", threads=1), round(frame.rotation / 90)))
+            picture = np.ascontiguousarray(np.rot90(pixels_of(frame, film.white, film.bgr), round(frame.rotation / 90)))
             picture.flags.writeable = False  # the reader keeps it
             return picture
     raise no_video(film.path, f"frame {i} is not where the file says it is")
@@ -257,16 +271,20 @@ def still_open(
     path: str,  # a video file
     written: tuple[int, ...],  # its stamp; a file that was written anew is opened anew
     process: int,  # whose it is
+    white: float | None = None,  # as in `read_frame`
+    bgr: bool = False,  # likewise
 ) -> VideoFile:
     "A film that was used lately."
-    return VideoFile(path)
+    return VideoFile(path, white=white, bgr=bgr)
 
 # %% ../../nbs/data/60_video.ipynb #117b4f0f
 def read_frame(
     address: str,  # "folder/037.png" or "belt.mp4#000037"
+    white: float | None = None,  # the value that is white, where there are 16 bits
+    bgr: bool = False,  # do colours come blue first
 ) -> np.ndarray:  # (H, W, 3) uint8
     "Read one frame by its address."
     path, _, number = str(address).rpartition("#")
     if not (number.isdecimal() and is_video(Path(path))):
-        return read_image(address)
-    return still_open(path, stamp(path), os.getpid())[int(number)]
+        return read_image(address, white=white, bgr=bgr)
+    return still_open(path, stamp(path), os.getpid(), white, bgr)[int(number)]

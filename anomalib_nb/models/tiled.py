@@ -6,7 +6,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/models/tiled.html.md"""
 
 # %% auto #0
 __all__ = ['Ending', 'BLOCK', 'tile_starts', 'tile_pixels', 'cut_tiles', 'blending', 'join_tiles', 'image_scores', 'in_words',
-           'from_words', 'asked', 'Tiled', 'pair_of', 'check_choice']
+           'from_words', 'asked', 'Tiled', 'pair_of']
 
 # %% ../../nbs/models/05_tiled.ipynb #68421c61
 from typing import Any, Literal
@@ -15,8 +15,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..core.errors import explain
+from ..core.errors import check_choice, explain
 from ..core.types import Batch, Prediction
+from ..layers.features import exactly
 from ..layers.resize import resize
 from .contract import AnomalyModule, describe, learns_by
 from .zoo import get_model
@@ -150,7 +151,7 @@ class Tiled(AnomalyModule):
         self.tile = check_size(tile or self.inner.pre.size)
         self.stride = pair_of(stride) if stride else self.tile
         self.ending, self.score = check_choice("ending", ending, Ending), check_choice("score", score, Literal["max", "mean", "map"])
-        self.trainer_defaults = self.inner.trainer_defaults
+        self.trainer_defaults, self.extends = self.inner.trainer_defaults, self.inner.extends
         if learns_by(self.inner) == "gradient":
             self.configure_optimizers = self.inner.configure_optimizers
         self.lay_out()
@@ -174,11 +175,14 @@ class Tiled(AnomalyModule):
         return [self.inner.training_step(Batch(image=block), batch_idx) for block in blocks][-1]
 
     def finalize(self) -> None:
+        self.inner.extending = self.extending
         self.inner.finalize()
 
     def forward(self, image: Tensor) -> Prediction:
         said = asked(self.inner, self.tiles(image))
-        maps = resize(join_tiles(said.anomaly_map, self.rows_share, self.columns_share)[:, None], self.pre.size)[:, 0]
+        with exactly(said.anomaly_map):
+            joined = join_tiles(said.anomaly_map, self.rows_share, self.columns_share)
+        maps = resize(joined[:, None], self.pre.size)[:, 0]
         scores = rearrange(said.pred_score, "(b n) -> b n", n=len(self.rows) * len(self.columns))
         return Prediction(image_scores(scores, maps, self.score), maps)
 
@@ -188,15 +192,3 @@ def pair_of(
 ) -> tuple[int, int]:
     "Two numbers, for height and width."
     return (number, number) if isinstance(number, int) else tuple(number)
-
-# %% ../../nbs/models/05_tiled.ipynb #f5588e91
-def check_choice(
-    name: str,  # of an argument
-    value: str,  # what was passed
-    choices: Any,  # a Literal
-) -> str:  # the value
-    "Refuse a word that is not one of the choices."
-    known = choices.__args__
-    if value not in known:
-        raise ValueError(explain(f"{name} is {value!r}", f"Expected {', '.join(known)}"))
-    return value

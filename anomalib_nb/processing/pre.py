@@ -29,9 +29,18 @@ class PreProcessor(nn.Module):
         std: tuple[float, ...] = IMAGENET_STD,  # of each channel, above 0
     ):
         super().__init__()
-        self.size = check_size(size)
+        self.size = size
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        "Model input (H, W), in pixels."
+        return self._size
+
+    @size.setter
+    def size(self, size: tuple[int, int] | int) -> None:
+        self._size = check_size(size)
 
     def forward(self, image: Tensor) -> Tensor:  # (B, 3, h, w) in [0, 1] -> (B, 3, H, W)
         return (resize(image, self.size) - self.mean) / self.std
@@ -49,7 +58,7 @@ def check_size(
     size: tuple[int, int] | list[int] | int,  # pixels
 ) -> tuple[int, int]:  # (H, W)
     "A size as two numbers, with an error if it is none."
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(pair) != 2 or not all(isinstance(n, int) and 8 <= n <= 8192 for n in pair):
-        raise ValueError(explain(f"The image size is {size!r}", "Expected one or two numbers from 8 to 8192"))
+        raise ValueError(explain(f"The image size is {size!r}", "Expected one or two whole numbers from 8 to 8192"))
     return pair
