@@ -345,14 +345,15 @@ def look(
     offsets: Tensor,  # (layers, 2) pixels; (0,): measure them when needed; (0, 2): enlarge plainly
 ) -> None:
     "Take what is known about where the layers look."
-    known = None if offsets.ndim == 1 else [Gaze(s, *offset) for s, offset in zip(self.strides, offsets.tolist())]
+    known = [] if offsets.ndim == 1 else [Gaze(s, *offset) for s, offset in zip(self.strides, offsets.tolist())]
     self.offsets, self.__dict__["known"] = offsets, known  # plain numbers, which a graph takes for constants
 
 
 def gazes(self) -> list[Gaze]:  # of each layer; empty: enlarge plainly
     "Where each layer looks, measured when it is first asked."
-    if self.known is None:
-        self.look(measured_offsets(self).to(self.offsets.device))
+    unmeasured = self.offsets.ndim == 1
+    if unmeasured or len(self.known) != len(self.offsets):  # a fit may put buffers back to what they were
+        self.look(measured_offsets(self).to(self.offsets.device) if unmeasured else self.offsets)
     return self.known
 
 # %% ../../nbs/layers/00_features.ipynb #c04e60ba

@@ -34,7 +34,7 @@ def looked_at(
     offset: float,  # d, in pixels
 ) -> Tensor:  # (cells,) pixels; 0 is the image's edge
     "The place at which each cell looks."
-    return (torch.arange(cells) + 0.5) * stride - offset
+    return (torch.arange(cells, dtype=torch.float32) + 0.5) * stride - offset
 
 # %% ../../nbs/layers/10b_offsets.ipynb #46424ca9
 def shares(
@@ -93,9 +93,9 @@ def painted(
 ) -> tuple[Tensor, Tensor, Tensor]:  # clean (cloths, 3, size, size), marked (N, 3, size, size), centres (N, 4, 2) in pixels
     "Cloths, copies of them with a mark in each quarter, and where the marks are."
     chance = torch.Generator().manual_seed(seed)
-    draw = lambda low, high, *shape: low + (high - low) * torch.rand(shape, generator=chance)
+    draw = lambda low, high, *shape: low + (high - low) * torch.rand(shape, generator=chance, dtype=torch.float32)
     coarse = draw(0.35, 0.65, cloths, 3, size // 8, size // 8)
-    grain = 0.02 * torch.randn(cloths, 3, size, size, generator=chance)
+    grain = 0.02 * torch.randn(cloths, 3, size, size, generator=chance, dtype=torch.float32)
     clean = F.interpolate(coarse, size=(size, size), mode="bilinear") + grain
     count, quarters = cloths * times, torch.tensor([[1, 1], [1, 3], [3, 1], [3, 3]]) * size / 4
     centres = (quarters + draw(-16, 16, count, 4, 2)).round()
@@ -111,7 +111,7 @@ def shapes(
     size: int,  # side of the images in pixels
 ) -> Tensor:  # (N, 4, size, size) 1 inside
     "Two squares and two discs."
-    down, right = ((torch.arange(size) + 0.5 - c[..., None]).abs() for c in centres.unbind(-1))  # (N, 4, size)
+    down, right = ((looked_at(size, 1, 0) - c[..., None]).abs() for c in centres.unbind(-1))  # (N, 4, size)
     down, right, half = down[..., :, None], right[..., None, :], half[..., None, None]
     square, disc = torch.maximum(down, right) <= half, (down**2 + right**2) <= half**2
     return torch.stack([square[:, 0], disc[:, 1], disc[:, 2], square[:, 3]], 1).float()
@@ -133,7 +133,7 @@ def hot_centre(
 ) -> Tensor:  # (..., 2) down and right, in pixels
     "The centre of mass of what rises above seven tenths of the peak."
     warm = (maps - 0.7 * maps.amax((-2, -1), keepdim=True)).clamp(min=0)
-    down, right = (torch.arange(n) + 0.5 for n in maps.shape[-2:])
+    down, right = (looked_at(n, 1, 0) for n in maps.shape[-2:])
     whole = warm.sum((-2, -1)).clamp(min=1e-12)
     return torch.stack([(warm.sum(-1) * down).sum(-1) / whole, (warm.sum(-2) * right).sum(-1) / whole], -1)
 
@@ -154,7 +154,7 @@ def offset_of(
     doubt: float = 3.0,  # uncertainties below which an offset counts as none
 ) -> Tensor:  # (2,) down and right, in pixels; 0 where chance could explain it
     "The median miss, if it is one."
-    low, middle, high = found.quantile(torch.tensor([0.25, 0.5, 0.75]), 0)
+    low, middle, high = found.quantile(found.new_tensor([0.25, 0.5, 0.75]), 0)
     uncertain = 1.25 / len(found) ** 0.5 * (high - low) / 1.35
     return torch.where((middle.abs() > doubt * uncertain) & middle.isfinite(), middle, 0.0)
 

@@ -134,6 +134,26 @@ def test_a_saved_model_does_not_measure_again(tmp_path, monkeypatch):
     assert torch.equal(twin(twin.pre(image)).anomaly_map, model(model.pre(image)).anomaly_map)
 
 
+def test_offsets_put_back_to_nothing_are_measured_again():
+    "What a new fit does to the buffers of a model fitted before."
+    model = leaning()
+    known = model.backbone.gazes
+    model.backbone.offsets = torch.empty(0)
+    assert model.backbone.gazes == known and model.backbone.offsets.shape == (2, 2)
+
+
+def test_bf16_as_the_default_type():
+    "As lightning's bf16-true does it."
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        measured = all_misses(lambda images: [F.avg_pool2d(images, 8)]).median(1).values
+        laid = lay(torch.eye(5)[None, None], (40, 40), Gaze(8, 2.0, 1.0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert measured.abs().max() < 0.3
+    torch.testing.assert_close(laid.float(), lay(torch.eye(5)[None, None], (40, 40), Gaze(8, 2.0, 1.0)), atol=0.02, rtol=0)
+
+
 def test_a_model_saved_before_offsets_keeps_its_maps():
     old = PatchCore("embedded", weights="random")
     old.backbone.look(PLAIN)
