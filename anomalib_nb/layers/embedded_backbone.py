@@ -734,7 +734,8 @@ CARD = {
     "name": "EmbeddedBackbone: features of stride 4, 8 and 16",
     "licence": "Apache-2.0, as the rest of the package",
     "teacher": "MobileNetV2 1.0 224 (Google, github.com/google-coral/test_data, Apache-2.0), itself "
-    "trained on ImageNet; the student saw its features only and holds none of its weights",
+    "trained on ImageNet, run with its own padding and averaged over opposite views of each picture; "
+    "the student saw its features only and holds none of its weights",
     "data": "pictures painted by anomalib_nb.layers.embedded_backbone, and photographs in the public "
     "domain or under CC0 carried by scikit-image: " + ", ".join(PHOTOGRAPHS),
     "input": "RGB in [0, 1], normalised by ImageNet's mean and deviation",
