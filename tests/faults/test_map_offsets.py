@@ -75,7 +75,9 @@ def test_the_packaged_network_points_at_the_square(layers):
 def test_random_weights_lean_and_are_put_straight(backbone):
     "Such a network finds no defects, but it answers: up to half a stride away, by geometry."
     network = FeatureExtractor(backbone, ["layer2"], "random")
-    plainly, laid = (all_misses(network, gazes=g, seed=4).median(1).values for g in ((), network.gazes))
+    plainly, laid = (
+        all_misses(network, gazes=g, seed=4).median(1).values for g in ((), network.gazes)
+    )
     assert plainly.min() > 1 and laid.abs().max() <= 0.8
 
 
@@ -85,7 +87,9 @@ def test_shared_weights_point_at_the_square(shared, backbone, stages):
     names = STAGES if backbone == "resnet18" else BLOCKS
     weights = shared / "weights" / f"{backbone}.safetensors"
     layers = tuple(names[i] for i in stages)
-    bound = 2.5 if stages == (2,) else 1  # at stride 16 the cloth and the shape of a mark count, too
+    bound = (
+        2.5 if stages == (2,) else 1
+    )  # at stride 16 the cloth and the shape of a mark count, too
     assert offset(backbone, layers, str(weights)).abs().max() <= bound
 
 
@@ -151,7 +155,9 @@ def test_bf16_as_the_default_type():
     finally:
         torch.set_default_dtype(torch.float32)
     assert measured.abs().max() < 0.3
-    torch.testing.assert_close(laid.float(), lay(torch.eye(5)[None, None], (40, 40), Gaze(8, 2.0, 1.0)), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        laid.float(), lay(torch.eye(5)[None, None], (40, 40), Gaze(8, 2.0, 1.0)), atol=0.02, rtol=0
+    )
 
 
 def test_a_model_saved_before_offsets_keeps_its_maps():
@@ -171,7 +177,10 @@ def test_imported_models_enlarge_plainly():
     ours = PatchCore("resnet18", weights="random", upsampling="nearest")
     ours.backbone.look(PLAIN)
     fitted(ours, cloths(2, (64, 64)))
-    names = {"bank": "memory_bank", "backbone.network.body.": "feature_extractor.feature_extractor."}
+    names = {
+        "bank": "memory_bank",
+        "backbone.network.body.": "feature_extractor.feature_extractor.",
+    }
     state = {
         next((new + k.removeprefix(old) for old, new in names.items() if k.startswith(old)), k): v
         for k, v in ours.state_dict().items()
@@ -215,7 +224,9 @@ def test_exports_carry_the_offsets(format, tmp_path):
     export(model, format, tmp_path / format)
     said = Inferencer(tmp_path / format)(picture[0].permute(1, 2, 0).numpy())
     found = np.asarray(said.anomaly_map).reshape(64, 64)
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-3 * float(expected.max()))
+    np.testing.assert_allclose(
+        found, expected.numpy(), rtol=1e-3, atol=1e-3 * float(expected.max())
+    )
     model.backbone.look(PLAIN)
     with torch.no_grad():
         plain = model(model.pre(picture)).anomaly_map[0].numpy()
