@@ -84,9 +84,9 @@ def read_ini(
     "The file's text values; none without a file."
     ini = ConfigParser(interpolation=None)
     try:
-        ini.read([path] if path else [], encoding="utf-8")
-    except IniError as error:
-        raise ValueError(explain(f"{path} cannot be read: {error.message}", "Expected [section] and key = value lines")) from None
+        ini.read([path] if path else [], encoding="utf-8-sig")  # editors may put a mark before the text
+    except (IniError, UnicodeDecodeError) as error:
+        raise ValueError(explain(f"{path} cannot be read: {getattr(error, 'message', error)}", "Expected [section] and key = value lines")) from None
     return {name: dict(ini[name]) for name in ini.sections()}
 
 # %% ../../nbs/core/03_settings.ipynb #1d66799f
@@ -108,14 +108,15 @@ def typed(
     "A section's dataclass, filled from the environment, the file and the defaults."
     kinds = {f.name: f.type for f in fields(section)}
     if bad := [key for key in values if key not in kinds]:
-        raise ValueError(explain(f"settings.ini has no key {bad[0]!r} in [{name}]", fix=did_you_mean(bad[0], kinds)))
+        raise ValueError(explain(f"{base / 'settings.ini'} has no key {bad[0]!r} in [{name}]", fix=did_you_mean(bad[0], kinds)))
     env = {k: v for k in kinds if (v := os.environ.get(f"ANOMALIB_NB__{name}__{k}".upper())) is not None}
     done = {}
     for key, text in {**values, **env}.items():
         try:
             done[key] = base / text if kinds[key] is Path else as_bool(text) if kinds[key] is bool else kinds[key](text)
         except ValueError:
-            raise ValueError(explain(f"[{name}] {key} = {text!r}", f"Expected {kinds[key].__name__}")) from None
+            where = f"The environment variable ANOMALIB_NB__{name}__{key}".upper() if key in env else base / "settings.ini"
+            raise ValueError(explain(f"{where} says [{name}] {key} = {text!r}", f"Expected {kinds[key].__name__}")) from None
     return section(**done)
 
 # %% ../../nbs/core/03_settings.ipynb #cf1cc50c

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy import ndimage
-from torch.nn import functional as F
 
 from ..core.errors import explain
 from ..core.types import Batch
+from .images import nearest
 from ..layers.resize import resize
 
 # %% ../../nbs/data/08_boxes.ipynb #cd76ad4f
@@ -95,12 +95,11 @@ def resized(
 ) -> Any:  # (..., H, W), of the same kind
     "A map or image of another size, bilinear; a mask by nearest pixel."
     tensor = torch.as_tensor(values)
-    planes = tensor.reshape(1, -1, *tensor.shape[-2:]).float()  # (1, N, h, w)
     if tensor.dtype == torch.bool:
-        planes = F.interpolate(planes, size=tuple(size), mode="nearest-exact") > 0.5
+        out = nearest(tensor, size)
     else:
-        planes = resize(planes, size).to(tensor.dtype)
-    out = planes.reshape(*tensor.shape[:-2], *size)
+        planes = tensor.reshape(1, -1, *tensor.shape[-2:]).float()  # (1, N, h, w)
+        out = resize(planes, size).to(tensor.dtype).reshape(*tensor.shape[:-2], *size)
     return out if isinstance(values, torch.Tensor) else out.numpy()
 
 # %% ../../nbs/data/08_boxes.ipynb #8031c630

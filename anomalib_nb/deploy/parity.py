@@ -25,8 +25,9 @@ from ..core.errors import explain
 from ..core.io import write_json
 from ..core.types import Batch
 from ..data.datamodule import AnomalibDataModule
-from .inferencers import Inferencer, as_list, as_picture, read_metadata
+from .inferencers import Inferencer, read_metadata, shots
 from ..models.contract import AnomalyModule
+from ..processing.camera import Camera
 from ..processing.post import PostProcessor
 
 # %% ../../nbs/deploy/02_parity.ipynb #720501e3
@@ -65,14 +66,10 @@ class Parity:
 # %% ../../nbs/deploy/02_parity.ipynb #418f9de8
 def questions(
     source: Any,  # a datamodule (its test images), or what an `Inferencer` takes
+    camera: Camera = Camera(),  # how to read them; a datamodule knows it itself
 ) -> Iterator[np.ndarray]:  # (1, 3, H, W) float32 in [0, 1]
     "Pictures one by one, read when they are needed."
-    if isinstance(source, AnomalibDataModule):
-        test = source.dataset("test")
-        pictures = map(test.read_image, test.table["image_path"])
-    else:
-        pictures = as_list(source)
-    return (as_picture(picture)[None] for picture in pictures)
+    return (shot.values[None] for shot in shots(source, camera))
 
 # %% ../../nbs/deploy/02_parity.ipynb #54258da1
 def model_raw(
@@ -128,7 +125,7 @@ def parity(
 ) -> Parity:
     "Ask both about the same pictures, and count what differs."
     pairs, times = [], []
-    for image in questions(images):
+    for image in questions(images, inferencer.camera):
         (here, model_ms), (there, runtime_ms) = ask(model_raw(model), model.post, image), ask(inferencer.raw, inferencer.post, image)
         pairs.append((here, there))
         times.append((model_ms, runtime_ms))
@@ -164,7 +161,11 @@ def read_parity(
     folder: Path | str,  # an export
 ) -> Parity:
     "The report that an export carries."
-    found = read_metadata(Path(folder)).get("parity")
+    found = read_metadata(Path(folder).expanduser()).get("parity")
     if not found:
         raise ValueError(explain(f"{folder} carries no parity report", fix="Export the model again"))
+    for field in fields(Parity):
+        kinds = str if field.name == "runtime" else (int, float, type(None))
+        if not isinstance(found, dict) or not isinstance(found.get(field.name), kinds):
+            raise ValueError(explain(f"The parity report of {folder} is damaged at {field.name!r}", fix="Export the model again"))
     return Parity(**{f.name: found[f.name] for f in fields(Parity)})

@@ -40,6 +40,7 @@ from ..metrics.evaluator import Evaluator, Results
 from ..metrics.f1 import F1Max
 from ..metrics.region_overlap import AUPRO
 from ..models.contract import AnomalyModule, default_trainer_arguments, learns_by
+from ..processing.camera import Camera
 
 # %% ../../nbs/engine/02_engine.ipynb #9627309e
 HOUSE = {"logger": False, "enable_model_summary": False, "devices": 1}
@@ -141,6 +142,7 @@ class Engine:
 def as_data(
     model: Any,  # the first argument of a verb
     source: Any,  # the second one: a datamodule, or the path of a folder
+    alike: bool = True,  # read images as those were that the model learned from, unless the data say otherwise
 ) -> AnomalibDataModule:  # at the model's size
     "The data that a verb works on."
     if not isinstance(model, AnomalyModule):
@@ -149,6 +151,8 @@ def as_data(
         raise TypeError(explain(f"The data are a {type(source).__name__}", "Expected a datamodule, or the path of a folder"))
     data = source if isinstance(source, AnomalibDataModule) else get_datamodule("Folder", root=source)
     data.size = model.pre.size
+    if alike and model.learned_from and data.given == Camera() and data.known.get("camera") != model.camera:
+        data.camera = model.camera
     return data
 
 # %% ../../nbs/engine/02_engine.ipynb #e11130a1
@@ -185,7 +189,8 @@ def fit(
     extend: bool = False,  # keep what the model knows, and add these images
 ) -> Path:  # the run's folder
     "Train a model, calibrate its thresholds on validation data, and save both."
-    data = as_data(model, datamodule)
+    data = as_data(model, datamodule, alike=extend)
+    data.check_masks()
     epochs = trainer_arguments(model, self.arguments, say=False).get("max_epochs")
     if extend:
         check_extension(model, epochs)
@@ -300,6 +305,7 @@ def measure(
     "Run a model over images whose truth is known, and measure it."
     datamodule = as_data(model, datamodule)
     images_for(datamodule, verb)
+    datamodule.check_masks()
     run = self.open_run(model, datamodule)
     listener = Evaluation(self.evaluator or Evaluator([AUROC, F1Max, AUPRO]))
     copies = count_copies(datamodule) if verb == "test" and leak_check else 0
@@ -338,7 +344,7 @@ def train(
     datamodule: AnomalibDataModule | Path | str,  # all its images; or a folder
 ) -> Results:  # image_AUROC, pixel_AUPRO, …
     "Fit, then test."
-    datamodule = as_data(model, datamodule)
+    datamodule = as_data(model, datamodule, alike=False)
     self.fit(model, datamodule)
     return self.test(model, datamodule)
 

@@ -7,10 +7,11 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/layers/features.html.md"""
 # %% auto #0
 __all__ = ['check_backbone', 'outline', 'stages', 'layer_names', 'StageFeatures', 'is_transformer', 'BlockFeatures',
            'load_strictly', 'offline_weights', 'seeded', 'embedded_stages', 'EmbeddedFeatures', 'in_parts',
-           'build_network', 'fill', 'norms_after', 'folded', 'FeatureExtractor']
+           'build_network', 'fill', 'norms_after', 'folded', 'FeatureExtractor', 'exactly']
 
 # %% ../../nbs/layers/00_features.ipynb #153463c7
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -333,11 +334,25 @@ class FeatureExtractor(nn.Module):
         self,
         image: Tensor,  # (B, 3, H, W), normalised as the network was trained
     ) -> list[Tensor]:  # one (B, C, h, w) for each layer, in the order asked
-        "The maps."
+        "The maps, in float32."
+        image = image.to(next(self.network.parameters()).dtype)
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             maps = self.network(image)
         else:
             if self.quick is None:
                 self.__dict__["quick"] = folded(self.network, image[:1])
             maps = in_parts(self.quick, image.contiguous(memory_format=torch.channels_last))
-        return [maps[index] for index in self.indices]
+        return [maps[index].float() for index in self.indices]
+
+# %% ../../nbs/layers/00_features.ipynb #97481242
+@contextmanager
+def exactly(
+    values: Tensor,  # what is computed with
+) -> Iterator[None]:
+    "Arithmetic in the tensors' own precision, under autocast too."
+    kind = values.device.type
+    if not torch.is_autocast_enabled(kind):
+        yield  # nothing to keep out, and nothing that an exporter could see
+        return
+    with torch.autocast(kind, enabled=False):
+        yield

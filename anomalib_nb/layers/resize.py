@@ -21,4 +21,5 @@ def resize(
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
     if not traced and tuple(image.shape[-2:]) == tuple(size):
         return image
+    image = image.float() if image.element_size() < 4 else image  # torch has no such resize in half precision
     return F.interpolate(image, size=tuple(size), mode="bilinear", antialias=True, align_corners=False)

@@ -1,4 +1,4 @@
-"""Eight promises that every metric keeps, and one call that holds it to them
+"""Nine promises that every metric keeps, and one call that holds it to them
 
 Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/check.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/check.html.md"""
 
 # %% auto #0
 __all__ = ['RISING', 'small_run', 'value_of', 'same', 'about_batches', 'about_order', 'about_streams', 'degenerate',
-           'about_oddities', 'about_nan', 'check_metric']
+           'about_oddities', 'about_nan', 'about_nothing', 'check_metric']
 
 # %% ../../nbs/metrics/15_check.ipynb #cf33650e
 import math
@@ -160,13 +160,28 @@ def about_nan(
         return [] if "003.png" in str(error) else ["it refuses NaN without naming the image"]
     return ["it takes NaN for a score"]
 
+# %% ../../nbs/metrics/15_check.ipynb #be4ae7ad
+def about_nothing(
+    metric: Metric,  # to check
+    level: str,  # not used
+) -> list[str]:
+    "A complaint if a metric has a value before it was shown anything, or does not say what to do."
+    metric.reset()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = metric.compute()
+    except ValueError as error:
+        return [] if "update" in str(error) else [f"shown nothing, it raises {error}"]
+    return [f"shown nothing, its value is {value}"]
+
 # %% ../../nbs/metrics/15_check.ipynb #a7ee6e71
 def check_metric(
     metric: Metric | type[Metric],  # an object, or a class that needs no arguments
 ) -> Metric:  # the metric that was checked
     "Raise a `ValueError` that lists the promises a metric breaks."
     metric = metric() if isinstance(metric, type) else metric
-    promises = (about_batches, about_order, about_streams, about_oddities)
+    promises = (about_batches, about_order, about_streams, about_oddities, about_nothing)
     broken = [f"- {level}: {each}" for level in metric.fields for promise in promises for each in promise(metric, level)]
     if broken:
         lines = "\n".join(broken)

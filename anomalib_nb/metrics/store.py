@@ -6,9 +6,9 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/store.html.md"""
 
 # %% auto #0
 __all__ = ['STEPS', 'PENDING', 'COPIES', 'EMPTY', 'LIGHTEST', 'UNITS', 'profile', 'profiles', 'Streams', 'Bounds', 'all_normal',
-           'Regions', 'check_regions', 'saturate', 'room_of', 'parts_of', 'joined', 'Store', 'regions_of', 'held',
-           'gathered', 'whole_sample', 'weights', 'absorbed', 'whole_bounds', 'any_double', 'settle', 'Counts',
-           'count_decisions', 'Decisions']
+           'Regions', 'check_regions', 'saturate', 'room_of', 'parts_of', 'joined', 'nothing_shown', 'Store',
+           'regions_of', 'held', 'gathered', 'whole_sample', 'weights', 'absorbed', 'whole_bounds', 'any_double',
+           'settle', 'Counts', 'count_decisions', 'Decisions']
 
 # %% ../../nbs/metrics/02_store.ipynb #196d893c
 import math
@@ -156,6 +156,12 @@ EMPTY = {"images": np.zeros((0, 3), np.int64), "seen": np.zeros((0, 3), np.int64
 EMPTY |= {name: np.zeros(0, np.float32) for name in PENDING if name not in EMPTY}
 EMPTY |= {f"stream_{name}": np.zeros((0, 5)) for name in Streams._fields}
 
+# %% ../../nbs/metrics/02_store.ipynb #d9054374
+def nothing_shown() -> ValueError:
+    "The error of what is asked before it was shown anything."
+    fix = "Call update for every batch first; if you did so, look whether the data has images with a truth"
+    return ValueError(explain("There is nothing to measure: no scores were shown", fix=fix))
+
 # %% ../../nbs/metrics/02_store.ipynb #63c65e05
 class Store(TorchMetric):
     "Scores and truth of a run, gathered batch by batch: exact while they fit, bounded from then on."
@@ -191,7 +197,9 @@ class Store(TorchMetric):
             self.absorb()
 
     def compute(self) -> Sample | Bounds:
-        "All that was gathered."
+        "All that was gathered, or a `ValueError` if that is nothing."
+        if not parts_of(self.images) and not parts_of(self.seen):
+            raise nothing_shown()
         if self.room and not any(len(getattr(self, f"stream_{name}")) for name in Streams._fields):
             return whole_sample(self)
         return whole_bounds(self)
@@ -385,5 +393,8 @@ class Decisions(TorchMetric):
             setattr(self, name, getattr(self, name) + value)
 
     def compute(self) -> Counts:
-        "The counts of all batches."
-        return Counts(*(getattr(self, name).item() for name in Counts._fields))
+        "The counts of all batches, or a `ValueError` if there was none."
+        found = Counts(*(getattr(self, name).item() for name in Counts._fields))
+        if not self.update_called and not any(found):
+            raise nothing_shown()
+        return found

@@ -19,7 +19,7 @@ from ..core.errors import explain
 from ..core.types import Batch, Prediction
 from ..layers.blur import GaussianBlur
 from ..layers.coreset import coreset
-from ..layers.features import FeatureExtractor
+from ..layers.features import FeatureExtractor, exactly
 from ..layers.neighbours import half_norms, nearest
 from .contract import AnomalyModule
 
@@ -116,7 +116,9 @@ class PatchCore(AnomalyModule):
     def embedding(self, image: Tensor) -> Tensor:
         "Patch descriptions (B, C, h, w) of normalised images."
         with torch.no_grad():
-            return embed(self.backbone(image))
+            features = self.backbone(image)
+            with exactly(features[0]):
+                return embed(features)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.batches.append(patches(self.embedding(batch.image)).cpu())
@@ -132,14 +134,18 @@ class PatchCore(AnomalyModule):
         if not self.bank.numel():
             raise RuntimeError(explain("This PatchCore has no memory bank yet", fix="Call engine.fit(model, data) first"))
         embedding = self.embedding(image)
-        b, _, h, w = embedding.shape
-        norms = half_norms(self.bank)
+        with exactly(embedding):
+            return self.compared(embedding, image.shape[-2:])
+
+    def compared(self, embedding: Tensor, size: tuple[int, int]) -> Prediction:
+        "How far patches (B, C, h, w) are from the memory, and a map of the image's size."
+        (b, _, h, w), norms = embedding.shape, half_norms(self.bank)
         found = nearest(patches(embedding), self.bank, norms=norms)
         distances, indices = (rearrange(t[:, 0], "(b p) -> b p", b=b) for t in found)
         queries = rearrange(embedding, "b c h w -> b (h w) c")
         score = image_score(queries, distances, indices, self.bank, self.num_neighbors, norms)
         grid = rearrange(distances, "b (h w) -> b h w", h=h)
-        return Prediction(score, anomaly_map(grid, image.shape[-2:], self.blur, self.upsampling))
+        return Prediction(score, anomaly_map(grid, size, self.blur, self.upsampling))
 
 # %% ../../nbs/models/10_patchcore.ipynb #314115fa
 def check_ratio(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core.errors import check_choice, explain
 from ..core.types import Batch, Prediction
+from ..layers.features import exactly
 from ..layers.resize import resize
 from .contract import AnomalyModule, describe, learns_by
 from .zoo import get_model
@@ -179,7 +180,9 @@ class Tiled(AnomalyModule):
 
     def forward(self, image: Tensor) -> Prediction:
         said = asked(self.inner, self.tiles(image))
-        maps = resize(join_tiles(said.anomaly_map, self.rows_share, self.columns_share)[:, None], self.pre.size)[:, 0]
+        with exactly(said.anomaly_map):
+            joined = join_tiles(said.anomaly_map, self.rows_share, self.columns_share)
+        maps = resize(joined[:, None], self.pre.size)[:, 0]
         scores = rearrange(said.pred_score, "(b n) -> b n", n=len(self.rows) * len(self.columns))
         return Prediction(image_scores(scores, maps, self.score), maps)
 

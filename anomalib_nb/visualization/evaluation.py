@@ -26,7 +26,7 @@ from ..core.io import write_atomic
 from ..core.predictions import Predictions
 from ..metrics.breakdown import batches_of
 from ..metrics.curves import AUROC, AUPR, PrecisionRecallCurve, ROCCurve
-from ..metrics.evaluator import Metric
+from ..metrics.evaluator import Metric, outlined
 from ..metrics.f1 import F1Max
 from ..metrics.masks import Confusion
 from ..metrics.pimo import AUPIMO, PIMO
@@ -65,7 +65,8 @@ def evidence(
         return Evidence(store.compute(), "pixel" if np.ndim(source) == 3 else "image", np.nan if threshold is None else threshold)
     judged, truth = Metric.fields[level]
     for batch in batches_of(source, np.flatnonzero((source.labels >= 0) & ~np.isnan(source.scores))):
-        store.update(getattr(batch, judged), getattr(batch, truth))
+        if len(shown := outlined(batch) if level == "pixel" else batch):
+            store.update(getattr(shown, judged), getattr(shown, truth))
     return Evidence(store.compute(), level, source.attrs[f"{level}_threshold"] if threshold is None else threshold)
 
 # %% ../../nbs/visualization/04_evaluation.ipynb #aca165b7

@@ -93,10 +93,10 @@ def pixels_of(
     run: Predictions,  # with maps and masks
     most: int = 20_000_000,  # pixels to look at
 ) -> tuple[np.ndarray, np.ndarray]:  # raw values, true: defective; both (M,)
-    "The pixels of a run, of evenly spaced images if there are too many."
+    "The pixels of a run, of evenly spaced images if there are too many; defects without a mask are left out."
     images = max(1, min(len(run), most // int(np.prod(run.maps.shape[1:]))))
     rows = np.unique(np.linspace(0, len(run) - 1, images).round().astype(int))
-    known = [i for i in rows if run.labels[i] >= 0]
+    known = [i for i in rows if run.labels[i] >= 0 and not run.no_mask[i]]
     values, truth = ([part[i].ravel() for i in known] for part in (run.maps, run.masks))
     return np.concatenate(values), np.concatenate(truth)
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from anomalib_nb.cli.cli import COMMANDS, arguments_of, choose, main, normalised
 from anomalib_nb.core.predictions import Predictions
@@ -88,7 +91,9 @@ def test_a_run_keeps_its_configuration_and_it_can_be_used_again(run, tmp_path, c
     config = (run / "config.yaml").read_text()
     assert (
         "id: PatchCore" in config
-        and "root: tiles" in config
+        and f"root: {Path('tiles').resolve()}" in config
+        and config.startswith("# anomalib-nb fit --model patch-core")
+        and "--data tiles" in config.splitlines()[0]
         and "coreset_sampling_ratio: 0.05" in config
     )
     assert (
@@ -213,6 +218,153 @@ def test_thresholds_are_shown_set_and_fitted_by_a_rule(run, tmp_path, capsys):
     assert read_metadata(exported)["post"]["image_threshold"] == pytest.approx(
         before["image_threshold"], rel=1e-6
     )
+
+
+def test_a_run_finds_its_data_from_anywhere(run, tmp_path, monkeypatch, capsys):
+    run = run.resolve()
+    monkeypatch.chdir(tmp_path)
+    assert main(["test", "--run", str(run), "--engine.default_root_dir", "here"]) == 0
+    assert main(["validate", "--run", str(run / "model"), "--engine.default_root_dir", "here"]) == 0
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace("tiles", "no_tiles"))
+    capsys.readouterr()
+    assert main(["test", "--run", str(moved)]) == 2
+    assert "are not where they were" in capsys.readouterr().err
+    (moved / "config.yaml").unlink()
+    assert main(["test", "--run", str(moved)]) == 2
+    assert "Give --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("through", ["run", "graph"])
+def test_many_sources_are_taken_however_they_are_written(through, run, graph, tmp_path, monkeypatch):
+    model = run if through == "run" else graph
+    some = sorted(Path("tiles/test/good").glob("*.png"))[:3]
+    (tmp_path / "my [1] parts").mkdir()
+    for path in some[:2]:
+        shutil.copy(path, tmp_path / "my [1] parts")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def seen(*sources) -> list[str]:
+        output = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        assert main(["predict", "--run", str(model), *sources, "--output", str(output)]) == 0
+        return list(Predictions.load(output / "predictions.zarr").paths)
+
+    names = list(map(str, some))
+    assert seen("--source", *names) == names
+    assert seen(f"--source={names[0]}", *names[1:]) == names
+    assert seen("--source", names[0], "~/my [1] parts") == [names[0], *(str(tmp_path / "my [1] parts" / p.name) for p in some[:2])]
+    assert len(seen("--source=~/my [1] parts")) == 2
+    assert len(seen("--source", "tiles/test/good/*.png")) == len(list(Path("tiles/test/good").glob("*.png")))
+
+
+@pytest.fixture(scope="module")
+def graph(home):
+    "The model as a graph."
+    folder = home / "graph"
+    assert main(["export", "--run", str(home / "results/PatchCore/tile/v0"), "--format", "onnx", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("through", ["run", "graph"])
+def test_an_odd_frame_is_told_or_refused(through, run, graph, tmp_path, capsys):
+    Image.new("RGB", (64, 64)).save(tmp_path / "dark.png")
+    model = run if through == "run" else graph
+    command = ["predict", "--run", str(model), "--source", str(tmp_path / "dark.png"), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "black" in capsys.readouterr().err
+    assert main([*command, "--overwrite", "--on_odd_frame", "raise"]) == 2
+    out, err = capsys.readouterr()
+    assert "dark.png" in err and "black" in err and err.count("\n") == 1
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_computed(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("anomalib_nb.cli.cli.answers", lambda *a: pytest.fail("it was computed"))
+    (tmp_path / "out" / "predictions.zarr").mkdir(parents=True)
+    (tmp_path / "file").write_text("x")
+    for output, said in (("out", "predictions.zarr exists"), ("file", "cannot be made"), ("file/out", "cannot be made")):
+        command = ["predict", "--run", str(run), "--source", "tiles/test", "--output", str(tmp_path / output)]
+        assert main(command) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_camera_is_an_option_of_data(run, tmp_path):
+    command = ["fit", "--model", "PatchCore", "--model.coreset_sampling_ratio", "0.05", "--data", "tiles"]
+    camera = ["--data.white", "4095", "--data.bgr", "true"]
+    assert main([*command, *camera, "--engine.default_root_dir", str(tmp_path)]) == 0
+    note = json.loads(next(tmp_path.rglob("metadata.json")).read_text())
+    assert note["camera"] == {"white": 4095.0, "bgr": True}
+
+
+def test_a_checkpoint_is_a_model_too(run, tmp_path, capsys):
+    checkpoint = next((run / "checkpoints").glob("*.safetensors"))
+    assert main(["test", "--run", str(checkpoint), "--data", "tiles", "--engine.default_root_dir", str(tmp_path)]) == 0
+    assert main(["predict", "--run", str(checkpoint), "--source", "tiles/test/good", "--output", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert main(["threshold", "--run", str(checkpoint), "--image", "1"]) == 2
+    assert "is a checkpoint" in capsys.readouterr().err
+
+
+FIRST_HOUR = {  # what is typed, where RUN is a fitted one -> what is said
+    "test": "The newest is results/PatchCore/tile/v0",
+    "test --run results": "Pass results/PatchCore/tile/v",
+    "test --run tiles": "There is no model in tiles",
+    "test --model PatchCore --data tiles": "takes no --model",
+    "fit --model patchcore --data tiles/train/good/000.png": "is a file. Expected a folder of images",
+    "fit --model patchcore --data empty": "empty",
+    "fit --model patchcore --data tiles --engine.accelerator gpu": "gpu",
+    "fit --model patchcore --data tiles --engine.accelerator toaster": "toaster",
+    "fit --model patchcore --data tiles --engine.devices 2": "devices is 2",
+    "fit --model patchcore --data tiles --engine.precision half": "engine.precision is 'half'. Expected",
+    "fit --model patchcore --data tiles --engine.max_epochs many": "engine.max_epochs is 'many'. Expected int",
+    "predict --run RUN": "predict needs --source",
+    "predict --run RUN --source nowhere": "nowhere",
+    "predict --run RUN --source empty": "There are no images in empty",
+    "predict --run RUN --source tiles/*.gif": "tiles/*.gif",
+    "predict --run RUN tiles/test": "'tiles/test' stands there without an option",
+    "predict --run RUN --source tiles/test --on_odd_frame stop": "on_odd_frame is 'stop'",
+    "export --run GRAPH --format openvino": "is an export for ONNX Runtime",
+    "export --run RUN --format onnx --output tiles": "no export",
+    "threshold --run RUN --image high": "--image is 'high'",
+    "threshold --run RUN --rule f1_adaptiv": "Did you mean 'f1_adaptive'?",
+    "threshold --run GRAPH --rule f1_adaptive": "is an export for ONNX Runtime",
+    "models --all": "no option --all",
+    "notebook --port many": "--port is 'many'",
+    "fit --config tiles": "no configuration tiles",
+}
+
+
+@pytest.mark.parametrize("typed", FIRST_HOUR)
+def test_mistakes_of_the_first_hour_are_one_sentence(typed, run, graph, capsys, monkeypatch):
+    Path("empty").mkdir(exist_ok=True)
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("JupyterLab was started"))
+    words = [{"RUN": str(run), "GRAPH": str(graph)}.get(word, word) for word in typed.split()]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert FIRST_HOUR[typed] in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_a_fault_of_the_program_is_no_traceback_either(capsys, monkeypatch):
+    monkeypatch.setitem(COMMANDS, "models", lambda: {}["no such key"])
+    assert main(["models"]) == 1
+    err = capsys.readouterr().err
+    assert "KeyError: 'no such key'" in err and "--debug" in err and err.count("\n") == 1
+    with pytest.raises(KeyError):
+        main(["models", "--debug"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as shells make them")
+def test_a_closed_pipe_is_no_error():
+    program = f"{sys.executable} -c {shlex.quote(PROGRAM[2])}"
+    done = subprocess.run(["bash", "-c", f"{program} models | true"], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_version_and_help_in_every_spelling(capsys):
+    assert main(["--version"]) == 0 and "anomalib-nb" in capsys.readouterr().out
+    assert main(["help", "fit"]) == 0 and "--model" in capsys.readouterr().out
+    assert main(["help"]) == 0 and "COMMAND" in capsys.readouterr().out
 
 
 def test_models_lists_the_zoo(capsys):

@@ -146,15 +146,19 @@ def test_a_label_that_some_images_lack(tmp_path):
     assert batch.gt_label is None and batch.gt_mask is None
 
 
-def test_some_masks_missing_in_a_table(wood):
+def test_a_defect_without_a_mask_beside_others_says_so(wood):
     class Bare(AnomalibDataModule):
         def index(self, root):
             table = Folder(root).table
             mask = table["mask_path"].where(table["label"] != "dent", "")
             return table.assign(mask_path=mask)
 
-    with pytest.raises(ValueError, match="have no mask, others have"):
-        Bare(wood).table
+    data = Bare(wood, val_split_mode="none")
+    table = data.table[data.table["split"] == "test"]
+    bare = (table["label"] == "dent").tolist()
+    (batch,) = data.test_dataloader()
+    assert any(bare) and [info.get("no_mask", False) for info in batch.info] == bare
+    assert not batch.gt_mask[bare].any() and "masks, but not of" in data.facts()
 
 
 def test_an_image_that_stands_twice(tmp_path):

@@ -4,14 +4,14 @@ from copy import deepcopy
 
 import pytest
 import torch
-from lightning import Callback
+from lightning import Callback, LightningModule
 from torch import nn
 
 from anomalib_nb.core.io import read_json
 from anomalib_nb.core.types import Prediction
 from anomalib_nb.data import DemoData, Folder
 from anomalib_nb.engine import Engine, FitStopped
-from anomalib_nb.models import AnomalyModule, PatchCore, Tiled, learns_by, list_models, load_model
+from anomalib_nb.models import AnomalyModule, Tiled, learns_by, list_models, load_model
 from anomalib_nb.models.check import sample_images, smallest
 from anomalib_nb.models.zoo import MODELS
 from anomalib_nb.processing.pre import PreProcessor
@@ -124,7 +124,7 @@ def data(surface: str, **more) -> DemoData:
 
 def state(model: AnomalyModule) -> dict:
     "All that a model is."
-    plain = {n: v for n, v in vars(model).items() if isinstance(v, (list, dict, int, float, str)) and n not in vars(nn.Module())}
+    plain = {n: v for n, v in vars(model).items() if isinstance(v, (list, dict, int, float, str)) and not n.startswith("_") and n not in vars(LightningModule())}
     return {"tensors": {n: v.clone() for n, v in model.state_dict().items()}, "post": str(model.post), "camera": model.camera,
             "plain": deepcopy({n: v for n, v in plain.items() if n not in ("untrained", "before")})}
 
@@ -205,7 +205,7 @@ def test_a_training_file_is_repaired_and_the_same_object_fitted_again(tmp_path, 
         Image.new("RGB", (40, 40), (i * 20, 90, 90)).save(tmp_path / "train" / "good" / f"{i}.png")
     whole = (tmp_path / "train" / "good" / "3.png").read_bytes()
     (tmp_path / "train" / "good" / "3.png").write_bytes(whole[:40])
-    model, options = made("PatchCore"), dict(train_batch_size=1, val_split_mode="synthetic", test_split_mode="none")
+    model, options = made("PatchCore"), dict(normal_dir="train/good", train_batch_size=1, val_split_mode="synthetic", test_split_mode="none")
     with pytest.raises(ValueError, match="3.png"):
         engine(results).fit(model, Folder(tmp_path, **options))
     (tmp_path / "train" / "good" / "3.png").write_bytes(whole)
@@ -224,7 +224,7 @@ def test_thresholds_belong_to_the_fit_that_made_them(fitted, results):
     assert all(value != value for name, value in model.post.state_dict().items() if name.endswith(("threshold", "min", "max")))
     assert model.post.fitted_on == ""
     tested = engine(results).test(model, data("wood", val_split_mode="none"))
-    assert tested.fitted_on == "" and "fitted on" not in repr(tested)
+    assert tested.fitted_on == "" and "fitted on" not in tested._repr_html_()
     assert model.predict_batch(sample_images(2, SIZE)).pred_label is None
 
 
@@ -233,8 +233,8 @@ def test_painted_defects_are_told(fitted, results):
     engine(results).fit(model, painted)
     assert "painted (synthetic) defects" in model.post.fitted_on
     tested = engine(results).test(model, painted)
-    assert "painted (synthetic)" in repr(tested) and "painted (synthetic)" in tested._repr_html_()
-    assert "painted (synthetic)" in repr(model)
+    for said in (tested.fitted_on, tested._repr_html_(), str(tested.facts()), repr(model), model._repr_html_()):
+        assert "painted (synthetic)" in said
 
 
 def test_a_memory_does_not_go_on_from_a_checkpoint(fitted, results):
