@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from .images import list_images
-from .layouts import label_of, match_masks
+from .layouts import folders_in, label_of, match_masks
 from .named import NamedDataModule
 
 # %% ../../nbs/data/29_bmad.ipynb #214f04b6
@@ -41,5 +41,5 @@ class BMAD(NamedDataModule):
         for place in (root / "train" / "good", places["val"], places["test"]):
             if not place.is_dir():
                 raise self.absent(place)
-        return pd.DataFrame([row for split, place in places.items() for folder in sorted(place.iterdir()) if folder.is_dir()
+        return pd.DataFrame([row for split, place in places.items() for folder in folders_in(place)
                              for row in rows_of_label(folder, split)])

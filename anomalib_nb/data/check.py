@@ -1,4 +1,4 @@
-"""Six questions to ask of images before asking anything of a model
+"""Seven questions to ask of images before asking anything of a model
 
 Docs: https://anomalib-nb.github.io/anomalib_nb/data/check.html.md"""
 
@@ -6,17 +6,19 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/check.html.md"""
 
 # %% auto #0
 __all__ = ['sample', 'cannot_be_read', 'nothing_to_learn', 'wrong_masks', 'pixels', 'in_two_splits', 'torn_apart', 'by_chance',
-           'check_dataset']
+           'no_data', 'no_pictures', 'check_dataset']
 
 # %% ../../nbs/data/09_check.ipynb #b084096e
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
 from ..core.errors import explain
 from .datamodule import AnomalibDataModule, arrange, unreadable
-from .splits import belongs_to, leaks
+from .images import is_junk
+from .splits import belongs_to, leaks, made_from
 
 # %% ../../nbs/data/09_check.ipynb #a1eac748
 def sample(
@@ -110,6 +112,32 @@ def by_chance(
         if orders[0] != orders[1]:
             yield explain("Training images come in another order each time", "Expected the same for the same seed")
 
+# %% ../../nbs/data/09_check.ipynb #861e0036
+def no_data(
+    data: AnomalibDataModule,  # to look at
+) -> Iterator[str]:
+    "Images and masks that a program has left behind."
+    root = data.root.resolve()
+    paths = {path for name in ("image_path", "mask_path") for path in data.table[name] if path}
+    for folder in sorted({Path(path).parent for path in paths}):
+        whole = folder.resolve()
+        if whole.is_relative_to(root) and (junk := list(filter(is_junk, whole.relative_to(root).parts))):
+            yield explain(f"{folder} lies in {junk[0]}, which is no data", fix="Leave it out: is_junk(name) tells")
+
+
+def no_pictures(
+    data: AnomalibDataModule,  # to look at
+    most: int,  # images to read
+) -> Iterator[str]:
+    "Training images that show nothing."
+    for path in sample(data.table[data.table["split"] == "train"], most)["image_path"]:
+        try:
+            odd = data.images.at(path, data.size).frame if not made_from(path)[1] else ""
+        except (OSError, ValueError):
+            continue  # `cannot_be_read` has said so
+        if odd in ("black", "saturated", "constant"):
+            yield explain(f"{path} is {odd}", "Expected a picture of a good part", "Remove it")
+
 # %% ../../nbs/data/09_check.ipynb #82baee66
 def check_dataset(
     dataset: AnomalibDataModule | type[AnomalibDataModule],  # a data set, or a class that needs no arguments
@@ -118,7 +146,8 @@ def check_dataset(
     "Raise a `ValueError` that lists all that is wrong with a data set."
     data = dataset() if isinstance(dataset, type) else dataset
     problems = [*cannot_be_read(data, most), *nothing_to_learn(data), *wrong_masks(data, most)]
-    problems += [*in_two_splits(data, most), *torn_apart(data), *([] if problems else by_chance(data))]
+    problems += [*in_two_splits(data, most), *torn_apart(data), *no_data(data), *no_pictures(data, most)]
+    problems += [] if problems else by_chance(data)
     if problems:
         lines = "\n".join(f"- {problem}" for problem in problems)
         raise ValueError(f"{data.name} has {len(problems)} problem{'s' * (len(problems) > 1)}:\n{lines}")

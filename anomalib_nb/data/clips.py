@@ -127,7 +127,8 @@ def together(
 ) -> Batch:  # image (L, 3, H, W), gt_label (L,), gt_mask (L, H, W)
     "One item of many; its names are those of the last frame."
     clip = Batch.stack([Batch(image=item.image, gt_label=item.gt_label, gt_mask=item.gt_mask) for item in items])
-    return items[-1].replace(**clip.fields()) if len(items) > 1 else items[0]
+    said = {name: value for item in items for name in ("frame", "no_mask") if (value := item.info.get(name))}
+    return items[-1].replace(**clip.fields(), info={**items[-1].info, **said}) if len(items) > 1 else items[0]
 
 # %% ../../nbs/data/60b_clips.ipynb #11e7ac1d
 class Clips(Dataset):
@@ -158,8 +159,10 @@ class Clips(Dataset):
         "The item of the target frame, with the pictures of the others."
         item, frames = self.frames[rows[self.at]], self.frames
         paths = frames.table["image_path"].iloc[rows]
-        pictures = [as_floats(frames.read_image.at(path, frames.size).values) for path in paths]
-        return item.replace(image=torch.stack(pictures))
+        pictures = [frames.read_image.at(path, frames.size) for path in paths]
+        odd = [picture.frame for picture in pictures if picture.frame]
+        info = {**item.info, "frame": item.info.get("frame") or odd[0]} if odd else item.info
+        return item.replace(image=torch.stack([as_floats(picture.values) for picture in pictures]), info=info)
 
 # %% ../../nbs/data/60b_clips.ipynb #5e69a62c
 class VideoDataModule(AnomalibDataModule):

@@ -17,7 +17,8 @@ import pandas as pd
 from ..core.errors import explain
 from ..core.io import read_json
 from .datamodule import AnomalibDataModule
-from .layouts import check_files, files_below, label_of
+from .images import is_junk
+from .layouts import check_files, files_below, label_of, located
 
 # %% ../../nbs/data/13_datumaro.ipynb #c9a4736b
 def normal_labels(
@@ -76,11 +77,11 @@ class Datumaro(AnomalibDataModule):
         name: str | None = None,  # shown in tables and pictures; None takes the folder's
         **loading,  # batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
-        super().__init__(root, name, **{"test_split_ratio": 0.5, **loading})
+        super().__init__(located(root), name, **{"test_split_ratio": 0.5, **loading})
 
     def index(self, root: Path) -> pd.DataFrame:
         "The images of all files of annotations."
-        files = sorted((root / "annotations").glob("*.json"))
+        files = sorted(path for path in (root / "annotations").glob("*.json") if not is_junk(path.name))
         if not files:
             raise FileNotFoundError(explain(f"There are no annotations in {root}", f"Expected {root / 'annotations' / 'default.json'}", "Check the path"))
         table = pd.DataFrame([row for file in files for row in read_subset(file, root)], columns=["image_path", "label", "split"])

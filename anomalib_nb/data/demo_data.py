@@ -292,9 +292,9 @@ def write_demo_folder(
     **arguments,  # train, test, size, seed, as DemoData takes them
 ) -> Path:  # the folder
     "Write demo data as files: train/good, test/<defect>, ground_truth/<defect>/<name>_mask.png."
-    data = DemoData(surface, **arguments, val_split_mode="none")
+    data, root = DemoData(surface, **arguments, val_split_mode="none"), Path(root).expanduser()
     for row in data.table.itertuples():
-        save(data.read_image(row.image_path), Path(root) / Path(row.image_path).relative_to(data.root))
+        save(data.read_image(row.image_path), root / Path(row.image_path).relative_to(data.root))
         if row.mask_path:
-            save(data.read_mask(row.mask_path), Path(root) / Path(row.mask_path).relative_to(data.root))
-    return Path(root)
+            save(data.read_mask(row.mask_path), root / Path(row.mask_path).relative_to(data.root))
+    return root

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ..core.errors import explain
 from ..core.types import Batch
 from .datamodule import AnomalibDataModule, AnomalibDataset
-from .images import check_pixels, list_images, nearest, open_image
+from .images import check_pixels, is_junk, list_images, nearest, open_image
 from .layouts import label_of, match_masks, sub_folder
 from .splits import made_from
 
@@ -85,7 +85,8 @@ def depth_by_name(
     if not folder.is_dir():
         raise FileNotFoundError(explain(f"There is no folder {folder}", "Expected depth files", "Check the path"))
     known: dict[tuple[str, str], str] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in DEPTH_SUFFIXES and not path.name.startswith(".")):
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in DEPTH_SUFFIXES)
+    for path in sorted(path for path in found if not any(map(is_junk, path.relative_to(folder).parts))):
         name = "" if path.parent == folder else path.parent.name, path.stem.removesuffix("_depth").removesuffix("_xyz")
         if known.setdefault(name, str(path)) != str(path):
             raise ValueError(explain(f"{known[name]} and {path} are both the depth of {name[1]}", "Expected one", "Remove or rename one"))
@@ -124,7 +125,7 @@ def read_scans(
     "The table of a data set of scans."
     places = {"train": root / "train", "val": root / "validation", "test": root / "test"}
     labels = [(label, split) for split, place in places.items() if place.is_dir()
-              for label in sorted(place.iterdir()) if sub_folder(label, "rgb")]
+              for label in sorted(place.iterdir()) if not is_junk(label.name) and sub_folder(label, "rgb")]
     if not labels:
         raise FileNotFoundError(explain(f"There are no scans in {root}", f"Expected {root / 'train' / 'good' / 'rgb'}, and beside it xyz", "Check the path"))
     return pd.concat([scans_of(label, split) for label, split in labels], ignore_index=True)

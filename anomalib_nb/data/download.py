@@ -35,6 +35,7 @@ from zipfile import BadZipFile, ZipFile
 from tqdm.auto import tqdm
 
 from ..core.errors import explain
+from .images import is_junk
 
 # %% ../../nbs/data/05_download.ipynb #d3f21425
 def secure(
@@ -181,6 +182,7 @@ def fetch(
     page: str = "",  # web page that leads to it, for messages
 ) -> Path:  # the archive, verified
     "Get a file, unless it is there already."
+    folder = folder.expanduser()
     file, part = folder / source.file, folder / f"{source.file}.part"
     if file.is_file():
         return verify(file, source, "Remove it and get it again, or look whether it was published anew")
@@ -316,6 +318,7 @@ def unpack(
     limits: Limits = Limits(),  # that end it
 ) -> list[Path]:  # what is new in `root`
     "Unpack an archive whole or not at all."
+    archive, root = archive.expanduser(), root.expanduser()
     work = root / f".unpacking-{archive.name}"
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -323,7 +326,7 @@ def unpack(
         with disk_told(root):
             extract(archive, work, limits)
         top = next((path for path in work.glob(inner) if path.is_dir()), work) if inner else work
-        new = [path for path in sorted(top.iterdir()) if not (root / path.name).exists()]
+        new = [path for path in sorted(top.iterdir()) if not is_junk(path.name) and not (root / path.name).exists()]
         return [path.rename(root / path.name) for path in new]
     except BROKEN as error:
         raise ValueError(explain(f"{archive} cannot be unpacked ({error})", fix="Get it again")) from None

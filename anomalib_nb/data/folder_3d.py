@@ -45,8 +45,8 @@ class Folder3D(DepthDataModule, Folder):
         if not any(map(places, self.places.values())):
             return read_scans(root)
         table = super().index(root)
-        depth = {}
+        known, depth = set(table["image_path"]), {}  # without the masks that lie beside them
         for place, images in self.places.items():
-            files = [str(path) for each in places(images) for path in images_of(root, each)]
-            depth |= dict(zip(files, match_depth(files, root / self.depths[place]))) if files else {}
+            files = [path for each in places(images) for path in images_of(root, each) if path in known]
+            depth |= dict(zip(files, match_depth(files, root / Path(self.depths[place]).expanduser()))) if files else {}
         return table.assign(depth_path=table["image_path"].map(depth))

@@ -288,7 +288,8 @@ def read_header(
         with open(path, "rb") as file, Image.open(file, formats=formats_of(path)) as image:
             noted = image.format != "PNG" or "exif" in image.info  # a PNG would be decoded to look for a note at its end
             turn = image.getexif().get(0x0112, 1) if noted else 1
-            shape = image.height, image.width
+            tags = getattr(image, "tag_v2", {})  # of a TIFF, whose size Pillow may have turned already
+            shape = tags.get(257, image.height), tags.get(256, image.width)
     turn = turn if turn in range(1, 9) else 1
     return Header(shape[::-1] if turn >= 5 else shape, turn)
 
@@ -439,6 +440,7 @@ def as_mask(
     lossy: bool = False,  # cut at half of the maximum, not at zero
 ) -> np.ndarray:  # (H, W) bool
     "True where a picture is not black."
+    lossy = lossy or image.info.get("compression") == "jpeg"  # of a TIFF
     plain = image if image.mode in ("1", "L", "F") or image.mode.startswith("I") else image.convert("RGB")
     values = np.asarray(plain)
     marked = values > (values.max(initial=0) / 2 if lossy else 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import explain
-from .images import read_mask
+from .images import is_junk, read_mask
 from .layouts import names
 from .download import Download
 from .named import NamedDataModule
@@ -23,7 +23,8 @@ def parts_of(
     root: Path,  # holds kos01, kos02 …
 ) -> dict[Path, Path]:  # image -> mask
     "The images with their masks; a `ValueError` lists those without."
-    pairs = {image: image.with_name(f"{image.stem}_label.bmp") for image in sorted(root.glob("**/kos*/Part*.jpg"))}
+    images = [image for image in sorted(root.glob("**/kos*/Part*.jpg")) if not any(map(is_junk, image.relative_to(root).parts))]
+    pairs = {image: image.with_name(f"{image.stem}_label.bmp") for image in images}
     bare = [image for image, mask in pairs.items() if not mask.is_file()]
     if bare:
         raise ValueError(explain(f"{len(bare)} images have no mask: {names(bare)}", "Expected a file like Part0_label.bmp beside each",

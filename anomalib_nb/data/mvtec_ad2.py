@@ -29,8 +29,7 @@ def index_mvtec_ad2(
     "The table of a category of MVTec AD 2."
     test = root / f"test_{test_type}"
     rows = [*labelled_rows(root / "train", "train", "good"), *labelled_rows(root / "validation", "val", "good"), *labelled_rows(test, "test")]
-    table = pd.DataFrame(rows)
-    table = with_masks(table[table["label"] != "ground_truth"], [test / "ground_truth"] if test_type == "public" else [])
+    table = with_masks(pd.DataFrame(rows), [test / "ground_truth"] if test_type == "public" else [])
     path = table["image_path"].map(Path)
     number, light = zip(*(p.stem.partition("_")[::2] for p in path))
     return table.assign(light=light, group=[(p.parent / n).relative_to(root).as_posix() for p, n in zip(path, number)])

@@ -17,7 +17,7 @@ from ..core.errors import did_you_mean, explain
 from ..core.settings import get_settings
 from .datamodule import AnomalibDataModule
 from .download import Download, fetch, unpack
-from .layouts import has_layout, read_layout
+from .layouts import has_layout, located, read_layout
 
 # %% ../../nbs/data/06_named.ipynb #e255b502
 def choose_category(
@@ -63,7 +63,7 @@ class NamedDataModule(AnomalibDataModule):
         **loading,  # name, batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
         self.category = choose_category(category, self.categories, self.title)
-        self.base = Path(root or get_settings().data.root / type(self).__name__)  # of all categories
+        self.base = located(root or get_settings().data.root / type(self).__name__)  # of all categories
         if loading.get("name") is None:
             loading["name"] = self.category or self.title
         super().__init__(self.base / self.category, **loading)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..core.errors import explain
 from .clips import VideoDataModule, frame_table, read_volume, volume_addresses
+from .layouts import folders_in
 from .named import NamedDataModule
 from .video import is_video
 
@@ -74,7 +75,8 @@ class ShanghaiTech(VideoDataModule, NamedDataModule):
         scene = "*" if self.category == "all" else f"{self.category}_*"
         places = [place for name in ("videos", "converted_videos") if (place := root / "training" / name).is_dir()]
         films = sorted(filter(is_video, places[0].glob(scene))) if places else []
-        tests = sorted(path for path in (root / "testing" / "frames").glob(scene) if path.is_dir())
+        frames = root / "testing" / "frames"
+        tests = [path for path in folders_in(frames) if path.match(scene)] if frames.is_dir() else []
         if not films and not tests:
             raise self.absent(f"{root / 'training' / 'videos' / f'{scene}.avi'} or {root / 'testing' / 'frames' / scene}")
         return pd.concat([*(frame_table(film, "train") for film in films), *map(with_volume, tests)], ignore_index=True)

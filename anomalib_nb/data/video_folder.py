@@ -15,8 +15,8 @@ import pandas as pd
 
 from ..core.errors import explain
 from .clips import VideoDataModule, frame_table, read_frame_mask, read_volume, volume_addresses
-from .images import is_image
-from .layouts import label_of, sub_folder
+from .images import is_image, is_junk
+from .layouts import label_of, located, sub_folder
 from .video import FrameFolder, by_number, is_video
 
 # %% ../../nbs/data/60c_video_folder.ipynb #df7a48b2
@@ -25,7 +25,7 @@ def films_of(
     label: str = "",  # of its films; "" if nothing is known
 ) -> Iterator[tuple[str, Path]]:  # label, film
     "The films below a folder, with the labels of their sub-folders."
-    for path in sorted(folder.iterdir(), key=by_number):
+    for path in sorted((path for path in folder.iterdir() if not is_junk(path.name)), key=by_number):
         if is_video(path) or path.is_dir() and any(map(is_image, path.iterdir())):
             yield label, path
         elif path.is_dir() and not label:
@@ -63,7 +63,7 @@ class VideoFolder(VideoDataModule):
         mask_dir: str | Path | bool | None = None,  # below root; None looks for masks or ground_truth, False takes none
         **loading,  # clips as in VideoDataModule; name, batch sizes, workers, splits and seed as in AnomalibDataModule
     ):
-        super().__init__(root, **loading)
+        super().__init__(located(root), **loading)
         self.mask_dir = mask_dir
 
     def index(self, root: Path) -> pd.DataFrame:
@@ -71,7 +71,7 @@ class VideoFolder(VideoDataModule):
         places = {"train": sub_folder(root, "train"), "val": sub_folder(root, "val", "validation"), "test": sub_folder(root, "test")}
         if not places["train"]:
             raise FileNotFoundError(explain(f"There is no folder {root / 'train'}", "Expected films of what normally happens", "Check the path"))
-        truth = root / self.mask_dir if self.mask_dir else None if self.mask_dir is False else sub_folder(root, "masks", "ground_truth")
+        truth = root / Path(self.mask_dir).expanduser() if self.mask_dir else None if self.mask_dir is False else sub_folder(root, "masks", "ground_truth")
         tables = [frame_table(film, "train") for _, film in films_of(places["train"])]
         tables += [known_of(film, split, label, masks_of(truth / film.relative_to(places[split]).with_suffix("")) if truth else [])
                    for split in ("val", "test") if places[split] for label, film in films_of(places[split])]
