@@ -314,7 +314,7 @@ FIRST_HOUR = {  # what is typed, where RUN is a fitted one -> what is said
     "test --model PatchCore --data tiles": "takes no --model",
     "fit --model patchcore --data tiles/train/good/000.png": "is a file. Expected a folder of images",
     "fit --model patchcore --data empty": "empty",
-    "fit --model patchcore --data tiles --engine.accelerator gpu": "gpu",
+    "fit --model patchcore --data tiles --engine.accelerator mps": "MPSAccelerator",
     "fit --model patchcore --data tiles --engine.accelerator toaster": "toaster",
     "fit --model patchcore --data tiles --engine.devices 2": "devices is 2",
     "fit --model patchcore --data tiles --engine.precision half": "engine.precision is 'half'. Expected",
