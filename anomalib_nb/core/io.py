@@ -86,7 +86,8 @@ def read_json(
     except FileNotFoundError:
         raise FileNotFoundError(explain(f"There is no file {path}")) from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(explain(f"{path} is not JSON ({error})", fix="Restore it from a backup or write it anew")) from None
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(explain(f"{path} is not JSON ({why})", fix="Restore it from a backup or write it anew")) from None
     if not isinstance(value, kind):
         what = f"{path} holds a {type(value).__name__}"
         raise ValueError(explain(what, f"Expected a {kind.__name__}", "Restore it from a backup or write it anew"))

@@ -54,6 +54,8 @@ def resolve(
     name: str,  # attribute asked for
 ):
     "The object, module or sub-package that `package.name` means."
+    if name == "__all__":
+        return sorted(index(folder))
     if name in (names := index(folder)):
         return getattr(import_module(f"{home}.{names[name]}"), name)
     if not name.startswith("_") and find_spec(f"{package}.{name}"):

@@ -13,7 +13,6 @@ import base64
 import os
 from collections import Counter
 from collections.abc import Iterable
-from html import escape
 from io import BytesIO
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ..core.markup import Markup, tag, visible
 from .datamodule import AnomalibDataModule
 from .splits import made_from
 from ..visualization.image import INK, beside, label, outline
@@ -208,25 +208,26 @@ def light(
 def as_html(
     data: AnomalibDataModule,  # any
     pictures: bool = True,  # with a sheet
-) -> str:
+) -> Markup:
     "A data set for a notebook."
     seen = overview(data)
     sample = light(specimens(data.table, 8)) if pictures else data.table[:0]
     lines = {"images": data.facts(), "licence": data.licence, "sizes": seen.sizes, "colours": seen.colours, "tones": tones(data, sample),
              "broken": f"{seen.unreadable} of {seen.looked_at}" if seen.unreadable else "",
              "copies": f"{seen.copies} look like another image" if seen.copies else ""}
-    head = f"<b>{escape(type(data).__name__)}</b> <code>{escape(data.name)}</code>: {len(data.table)} images"
-    said = "".join(f"<div>{name}: {escape(text)}</div>" for name, text in lines.items() if text)
-    note = f"<div><small>sizes and colours: {seen.looked_at} files</small></div>" if len(data.table) > seen.looked_at > 0 else ""
-    return f"<div><div>{head}</div>{said}{note}{data.counts().to_html(border=0)}{embedded(data, sample)}</div>"
+    head = tag("", tag("b", type(data).__name__), " ", tag("code", data.name), f": {len(data.table)} images")
+    said = (tag("div", f"{name}: {text}") for name, text in lines.items() if text)
+    note = [tag("div", tag("small", f"sizes and colours: {seen.looked_at} files"))] * (len(data.table) > seen.looked_at > 0)
+    counts = data.counts().rename(index=visible, columns=visible)
+    return tag("div", tag("div", head), *said, *note, Markup(counts.to_html(border=0)), embedded(data, sample))
 
 
 def embedded(
     data: AnomalibDataModule,  # any
     rows: pd.DataFrame,  # of its table, a few
-) -> str:  # HTML; "" for no rows
+) -> Markup:  # empty for no rows
     "A sheet of pictures inside a page."
     if not len(rows):
-        return ""
+        return tag("")
     in_rows([specimen(data, row, 96) for _, row in rows.iterrows()], 8).save(file := BytesIO(), "JPEG", quality=85)
-    return f'<img alt="some of the images" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    return tag("img", alt="some of the images", src=f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}")

@@ -73,10 +73,7 @@ def read_saturation(
     path = Path(path)
     if path.is_file() and path.stat().st_size > LONGEST:
         raise ValueError(explain(f"{path} has {path.stat().st_size} bytes", f"Expected rules for 255 grey values, at most {LONGEST} bytes"))
-    try:
-        entries = read_json(path)
-    except RecursionError:
-        raise ValueError(explain(f"{path} is nested too deeply", "Expected a list of rules")) from None
+    entries = read_json(path)
     if not isinstance(entries, list):
         raise ValueError(explain(f"{path} holds no list", "Expected a list of rules"))
     found: dict[int, Saturation] = {}

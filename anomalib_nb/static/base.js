@@ -63,11 +63,18 @@ function once(f) {
   };
 }
 
-// ---- keyboard of a slider: arrows, pages, ends. The attribute must sit on the focused element itself ----
+// ---- keys stay in the widget: a notebook takes single letters as commands, and d d deletes the cell that holds it.
+// Those with Ctrl, Alt or Meta are the notebook's own ----
+function keep(node) {
+  node.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+  });
+}
+
+// ---- keyboard of a slider: arrows, pages, ends ----
 const STEPS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10 };
 function slides(node, name, read, limits, write) {
   node.setAttribute("aria-label", name);
-  node.setAttribute("data-lm-suppress-shortcuts", "true");
   node.addEventListener("keydown", (event) => {
     const [low, high] = limits(), ends = { Home: low, End: high };
     const to = event.key in ends ? ends[event.key] : read() + ((STEPS[event.key] ?? NaN) * (high - low)) / 200;

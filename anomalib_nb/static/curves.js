@@ -33,11 +33,12 @@ function area(kind, run) {
 
 function render({ model, el }) {
   el.classList.add("anb", "anb-curves");
+  keep(el);
   const write = writer(model), { size, left, right, top, bottom } = BOX;
   const full = [left + size + right, top + size + bottom];
   const toX = (v) => left + v * size, toY = (v) => top + (1 - v) * size;
   const plot = draw("svg", { viewBox: `0 0 ${full[0]} ${full[1]}`, class: "anb-plot" });
-  const kinds = make("select", { "aria-label": "which curve", "data-lm-suppress-shortcuts": "true" },
+  const kinds = make("select", { "aria-label": "which curve" },
     ...Object.keys(AXES).map((name) => make("option", { value: name }, name.toUpperCase())));
   const value = make("b", { class: "anb-number" }), note = make("div", { class: "anb-note" });
   el.append(make("div", { class: "anb-bar" }, kinds, value), plot, note);

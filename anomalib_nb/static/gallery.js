@@ -6,24 +6,26 @@ const SHOWS = {
   normal: (flagged, label) => label === 0,
 };
 
-function ordered(score) {
-  return Array.from(score.keys()).sort((a, b) => score[b] - score[a] || a - b);
+// places of the images shown, the highest score first
+function ordered(ids, score) {
+  return Array.from(ids.keys()).sort((a, b) => score[ids[b]] - score[ids[a]] || a - b);
 }
 
-// ---- one thumbnail ----
-function thumb(i, n, url, name, score, choose) {
+// ---- one thumbnail: piece i of the sheet, row id of the run ----
+function thumb(i, id, n, url, name, score, choose) {
   const picture = make("div", { class: "anb-picture" }), badge = make("span", { class: "anb-badge" });
   cut(picture, url, i, n);
-  const node = make("button", { class: "anb-thumb", type: "button", title: `${name}: ${number(score)}`, "data-lm-suppress-shortcuts": "true" },
+  const node = make("button", { class: "anb-thumb", type: "button", title: `${name}: ${number(score)}` },
     picture, make("span", { class: "anb-number" }, number(score)), badge);
-  node.addEventListener("click", () => choose(i));
-  return { node, badge, i };
+  node.addEventListener("click", () => choose(id));
+  return { node, badge, id };
 }
 
 function render({ model, el }) {
   el.classList.add("anb", "anb-gallery");
+  keep(el);
   const write = writer(model), count = make("span", { class: "anb-grow" });
-  const show = make("select", { "aria-label": "which images", "data-lm-suppress-shortcuts": "true" },
+  const show = make("select", { "aria-label": "which images" },
     ...Object.keys(SHOWS).map((name) => make("option", { value: name }, name)));
   const line = make("div", { class: "anb-line" }), grid = make("div", { class: "anb-thumbs", role: "listbox", "aria-label": "images" });
   el.append(make("div", { class: "anb-bar" }, count, make("label", {}, "show"), show), grid);
@@ -38,24 +40,23 @@ function render({ model, el }) {
     if (url) URL.revokeObjectURL(url);
     url = sheet(model.get("image"));
     const names = model.get("names");
-    thumbs = ordered(score).map((i) => thumb(i, score.length, url, names[i], score[i], (k) => write("index", ids[k])));
+    thumbs = ordered(ids, score).map((i) => thumb(i, ids[i], ids.length, url, names[i], score[ids[i]], (id) => write("index", id)));
     redraw();
   };
   const redraw = () => {
-    const t = Math.fround(model.get("threshold")), keep = SHOWS[model.get("show")];
+    const t = Math.fround(model.get("threshold")), wanted = SHOWS[model.get("show")];
     const above = [], below = [];
-    let wrong = 0, flagged = 0;
-    for (const { node, badge, i } of thumbs) {
-      const hit = score[i] >= t, miss = SHOWS.wrong(hit, label[i]);
-      flagged += hit;
-      wrong += miss;
-      badge.textContent = miss ? (hit ? "false alarm" : "missed") : label[i] === 1 ? "anomalous" : label[i] === 0 ? "normal" : "";
+    for (const { node, badge, id } of thumbs) {
+      const hit = score[id] >= t, miss = SHOWS.wrong(hit, label[id]);
+      badge.textContent = miss ? (hit ? "false alarm" : "missed") : label[id] === 1 ? "anomalous" : label[id] === 0 ? "normal" : "";
       node.classList.toggle("anb-wrong", miss);
-      node.classList.toggle("anb-hot", label[i] === 1);
-      if (keep(hit, label[i])) (hit ? above : below).push(node);
+      node.classList.toggle("anb-hot", label[id] === 1);
+      if (wanted(hit, label[id])) (hit ? above : below).push(node);
     }
+    const { flagged, fp, fn } = judge(score, label, model.get("threshold")), wrong = fp + fn;
+    const part = ids.length < score.length ? `; ${above.length + below.length} of ${ids.length} pictures shown` : "";
     show.value = model.get("show");
-    count.textContent = `${flagged} of ${score.length} images flagged` + (label.some((l) => l >= 0) ? `, ${wrong} wrong` : "");
+    count.textContent = `${flagged} of ${score.length} images flagged` + (label.some((l) => l >= 0) ? `, ${wrong} wrong` : "") + part;
     line.textContent = `▲ flagged   threshold ${number(model.get("threshold"))}   passed ▼`;
     grid.replaceChildren(...above, line, ...below);
     grid.dataset.flagged = flagged;
@@ -63,8 +64,8 @@ function render({ model, el }) {
     select();
   };
   const select = () => {
-    for (const { node, i } of thumbs) {
-      const chosen = ids[i] === model.get("index");
+    for (const { node, id } of thumbs) {
+      const chosen = id === model.get("index");
       node.classList.toggle("anb-chosen", chosen);
       node.setAttribute("aria-pressed", chosen);
     }
@@ -81,7 +82,7 @@ function render({ model, el }) {
     const next = nodes[Math.max(0, Math.min(nodes.length - 1, at + step))];
     if (!next) return;
     next.focus();
-    write("index", ids[thumbs.find((t) => t.node === next).i]);
+    write("index", thumbs.find((t) => t.node === next).id);
   });
 
   build();

@@ -43,7 +43,7 @@ function controls(model, write) {
   const range = make("input", { type: "range", step: "any", class: "anb-grow" });
   const value = make("output", { class: "anb-number" }), hits = make("span", { class: "anb-muted" });
   const opacity = make("input", { type: "range", min: 0, max: 1, step: 0.05, class: "anb-short" });
-  const mode = make("select", { "aria-label": "what is drawn", "data-lm-suppress-shortcuts": "true" },
+  const mode = make("select", { "aria-label": "what is drawn" },
     ...["heat", "mask", "outline"].map((name) => make("option", { value: name }, name)));
   range.addEventListener("input", () => write("threshold", +range.value));
   slides(range, "threshold", () => model.get("threshold"), () => model.get("limits"), (v) => write("threshold", v));
@@ -70,7 +70,7 @@ function tile(about, url, i, n, [h, w], toggle) {
   picture.style.aspectRatio = `${w} / ${h}`;
   cut(picture, url, i, n);
   const verdict = make("span", { class: "anb-badge" });
-  const node = make("figure", { class: "anb-tile", tabindex: 0, role: "button", title: "enlarge", "data-lm-suppress-shortcuts": "true" },
+  const node = make("figure", { class: "anb-tile", tabindex: 0, role: "button", title: "enlarge" },
     picture, make("figcaption", {}, make("span", { class: "anb-name" }, about.name), verdict));
   node.addEventListener("click", toggle);
   node.addEventListener("keydown", (event) => {
@@ -92,6 +92,7 @@ function judgeTile({ node, verdict, about }, threshold) {
 
 function render({ model, el }) {
   el.classList.add("anb", "anb-heat-map");
+  keep(el);
   const write = writer(model), grid = make("div", { class: "anb-tiles" }), { bar, sync } = controls(model, write);
   el.append(bar, grid);
   let tiles = [], values, levels, url = "";

@@ -41,9 +41,10 @@ function board() {
 
 function render({ model, el }) {
   el.classList.add("anb", "anb-score-histogram");
+  keep(el);
   const write = writer(model), counts = board();
   const plot = draw("svg", { viewBox: `0 0 ${BOX.width} ${BOX.height}`, class: "anb-plot" });
-  const log = make("input", { type: "checkbox", "aria-label": "logarithmic counts", "data-lm-suppress-shortcuts": "true" });
+  const log = make("input", { type: "checkbox", "aria-label": "logarithmic counts" });
   const legend = make("span", { class: "anb-grow anb-legend" });
   el.append(make("div", { class: "anb-bar" }, legend, make("label", {}, log, " log")), plot, counts.node);
 

@@ -8,16 +8,16 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/steps/export.html.md"""
 __all__ = ['ship', 'as_report', 'ExportStep']
 
 # %% ../../nbs/steps/06_export.ipynb #04fc496c
-from html import escape
 from pathlib import Path
 from typing import Any, get_args
 
 import ipywidgets
 
 from ..core.errors import explain
+from ..core.markup import Markup, tag
 from ..deploy.export import Format
 from ..deploy.parity import Parity, read_parity
-from .session import Session, Step
+from .session import Page, Session, Step, foreign, is_at_work, provenance, settle
 
 # %% ../../nbs/steps/06_export.ipynb #2cf9ab39
 def ship(
@@ -29,21 +29,26 @@ def ship(
     "Export the session's model, and remember where it went."
     if session.model is None:
         raise ValueError(explain("There is no model yet", "Expected a fitted one", "Choose and train one first"))
-    where = {"folder": folder} if folder else {}
-    session.exported = session.engine.export(session.model, format, precision=precision, datamodule=session.data, **where)
-    return session.exported
+    if is_at_work(session.model):
+        raise RuntimeError(explain("The model is being trained", fix="Wait until that has ended, or stop it"))
+    origin, ours = session.origin(), session.origins["predictions"]
+    run = ours.run / "exported" / format if ours.run and not foreign(session, "predictions") else None
+    written = session.engine.export(origin.model, format, precision=precision, datamodule=origin.data, folder=folder or run)
+    settle(session, origin, exported=written)
+    return written
 
 # %% ../../nbs/steps/06_export.ipynb #009adbcf
 def as_report(
     folder: Path,  # an export
     parity: Parity,  # its report
-) -> str:  # HTML
+    about: str = "",  # whose it is
+) -> Markup:
     "Where an export lies, how large it is, and how alike it decides."
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     alike = not (parity.label_flips or parity.pixel_flips)
     verdict = "decides as the model does" if alike else "decides differently on some images or pixels"
-    return (f"<div class='anb-say{'' if alike else ' anb-bad'}'>{escape(str(folder))}, {size:.1f} MB: {verdict}</div>"
-            f"<div class='anb-report'>{parity._repr_html_()}</div>")
+    line = tag("div", f"{folder}, {size:.1f} MB: {verdict}", class_=f"anb-say{'' if alike else ' anb-bad'}")
+    return tag("", line, tag("div", about, class_="anb-quiet"), tag("div", Markup(parity._repr_html_()), class_="anb-report"))
 
 # %% ../../nbs/steps/06_export.ipynb #5e63e99d
 class ExportStep(Step):
@@ -60,18 +65,19 @@ class ExportStep(Step):
         self.format = ipywidgets.Dropdown(options=get_args(Format), value="openvino", description="runtime")
         self.precision = ipywidgets.Dropdown(options=["fp32", "fp16"], description="weights")
         self.folder = ipywidgets.Text(placeholder="in the run's folder", description="folder")
-        self.report = ipywidgets.HTML()
+        self.report = Page()
         self.go = self.button("Export", self.export, "primary")
         self.body.children = [ipywidgets.HBox([self.format, self.precision, self.folder, self.go]).add_class("anb-row"), self.report]
-        self.session.watch(("model", "exported"), self.refresh)
+        self.session.watch(("data", "model", "exported"), self.refresh)
         self.refresh()
 
     def refresh(self) -> None:
         "Show what was exported, or what is missing."
-        folder = self.session.exported
+        folder, origin = self.session.exported, self.session.origins["exported"]
         self.go.disabled = self.session.model is None
-        self.say("Waiting for a model." if self.session.model is None else "")
-        self.report.value = as_report(folder, read_parity(folder)) if folder else ""
+        self.say("Waiting for a model." if self.session.model is None else provenance(self.session, "exported"))
+        asked = f"{type(origin.model).__name__}, asked about the test images of {getattr(origin.data, 'name', 'no data')}"
+        self.report.value = as_report(folder, read_parity(folder), asked) if folder else ""
 
     def export(self) -> Path:
         "Export as the controls say."

@@ -15,9 +15,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import ipywidgets
 
-from ..models.contract import AnomalyModule, learns_by
+from ..core.markup import tag
+from ..models.contract import AnomalyModule, facts, learns_by
 from ..models.zoo import MODELS, get_model, list_models
-from .session import Step
+from .session import Page, Step
 
 # %% ../../nbs/steps/02_model.ipynb #b90969d8
 def types_of(
@@ -104,14 +105,13 @@ class ModelStep(Step):
     ):
         super().__init__(source)
         self.name = ipywidgets.Dropdown(options=list_models(), description="model")
-        self.idea, self.form = ipywidgets.HTML(), ipywidgets.VBox().add_class("anb-form")
+        self.idea, self.form = Page(), ipywidgets.VBox().add_class("anb-form")
         self.fields: dict[str, ipywidgets.Widget] = {}
+        self.described: Any = None  # the model that the form was filled with
         head = ipywidgets.HBox([self.name, self.button("Build", self.build, "primary")]).add_class("anb-row")
         self.body.children = [head, self.idea, self.form]
         self.name.observe(lambda _: self.ask(), "value")
         self.session.watch("model", self.refresh)
-        if self.model is not None:
-            self.name.value = type(self.model).__name__
         self.ask()
         self.refresh()
 
@@ -129,7 +129,7 @@ class ModelStep(Step):
         "Show the fields of the chosen model."
         cls, known = MODELS.get(self.name.value), getattr(self.model, "arguments", {})
         mine = known if type(self.model) is cls else {}
-        self.idea.value = f"{inspect.getdoc(cls) or ''} <span class='anb-quiet'>Learns by {learns_by(cls)}.</span>"
+        self.idea.value = tag("", inspect.getdoc(cls) or "", " ", tag("span", f"Learns by {learns_by(cls)}.", class_="anb-quiet"))
         self.fields = {n: field_of(n, p.annotation, mine.get(n, p.default)) for n, p in self.parameters.items()}
         self.form.children = list(self.fields.values())
 
@@ -144,8 +144,11 @@ class ModelStep(Step):
         self.session.model = get_model(self.name.value, **self.arguments)
 
     def refresh(self) -> None:
-        "Say which model there is, as one would write it."
+        "Say which model there is, as one would write it, and fill the form with its arguments."
         if self.model is None:
             return self.say("Choose a model, then build it.")
-        said = ", ".join(f"{n}={v!r}" for n, v in self.arguments.items())
-        self.say(f"{type(self.model).__name__}({said})")
+        self.say(facts(self.model)["model"])
+        if self.model is not self.described and type(self.model).__name__ in self.name.options:
+            self.described = self.model
+            self.name.value = type(self.model).__name__
+            self.ask()

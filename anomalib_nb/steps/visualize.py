@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.predictions import Predictions, worst_first
-from .session import Step
+from .session import Page, Step, provenance
 from ..visualization.image import COLUMNS, ImageVisualizer
 
 # %% ../../nbs/steps/05_visualize.ipynb #088afc70
@@ -51,6 +51,8 @@ class VisualizeStep(Step):
     "Look at single images of a run, and save their pictures."
 
     title = "Visualize"
+    predictions = property(lambda self: self.session.predictions, doc="The run that is shown.")
+    visualizer = property(lambda self: ImageVisualizer(self.columns.value or COLUMNS, self.alpha.value), doc="What draws, as the controls say.")
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class VisualizeStep(Step):
     ):
         super().__init__(source)
         self.order, self.place, self.alpha, self.columns, self.folder = controls().values()
-        self.canvas, self.caption = ipywidgets.Image(format="png").add_class("anb-sheet"), ipywidgets.HTML()
+        self.canvas, self.caption = ipywidgets.Image(format="png").add_class("anb-sheet"), Page()
         walk = [self.button(text, lambda by=by: self.walk(by)).add_class("anb-tight") for text, by in (("◀", -1), ("▶", 1))]
         choose = ipywidgets.HBox([self.order, self.place, *walk, self.alpha]).add_class("anb-row")
         keep = ipywidgets.HBox([self.columns, self.folder, self.button("Save all", self.save)]).add_class("anb-row")
@@ -66,12 +68,8 @@ class VisualizeStep(Step):
         for control in (self.order, self.place, self.alpha, self.columns):
             control.observe(lambda _: self.draw(), "value")
         self.session.watch(("predictions", "thresholds"), self.draw)
+        self.session.watch(("data", "model"), self.tell)
         self.draw()
-
-    @property
-    def predictions(self) -> Predictions | None:
-        "The run that is shown."
-        return self.session.predictions
 
     @property
     def index(self) -> int:
@@ -82,21 +80,21 @@ class VisualizeStep(Step):
     def index(self, index: int) -> None:
         self.place.value = ORDERS[self.order.value](self.predictions).tolist().index(index) + 1
 
-    @property
-    def visualizer(self) -> ImageVisualizer:
-        "What draws, as the controls say."
-        return ImageVisualizer(self.columns.value or COLUMNS, self.alpha.value)
+    def tell(self) -> None:
+        "Say what the predictions belong to, or why there are none."
+        self.say(provenance(self.session, "predictions", "There are no predictions yet: train a model, or give VisualizeStep(predictions)."))
 
     def draw(self) -> None:
         "Draw the chosen image."
         run = self.predictions
         self.body.layout.display = "none" if run is None else None
+        self.tell()
         if run is None:
-            return self.say("There are no predictions yet: train a model, or give VisualizeStep(predictions).")
-        self.say("")
-        self.place.max = len(run)
-        self.canvas.value = as_png(self.visualizer(run[self.index], 260))
-        self.caption.value = f"{repr(run[self.index])[5:-1]}, {self.place.value} of {len(run)}"
+            self.canvas.value, self.caption.value = b"", ""
+        else:
+            self.place.max = len(run)
+            self.canvas.value = as_png(self.visualizer(run[self.index], 260))
+            self.caption.value = f"{repr(run[self.index])[5:-1]}, {self.place.value} of {len(run)}"
 
     def walk(self, by: int) -> None:
         "Go forward or back by some images."
@@ -104,5 +102,6 @@ class VisualizeStep(Step):
 
     def save(self) -> list[Path]:
         "Save a picture of every image of the run."
+        saved = self.visualizer.save(self.predictions, self.folder.value)
         self.say(f"One picture of each image, in {Path(self.folder.value).resolve()}")
-        return self.visualizer.save(self.predictions, self.folder.value)
+        return saved

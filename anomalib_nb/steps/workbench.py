@@ -16,7 +16,7 @@ from ..core.errors import did_you_mean, explain
 from .data import DataStep
 from .export import ExportStep
 from .model import ModelStep
-from .session import Step
+from .session import Step, foreign
 from .threshold import ThresholdStep
 from .train import TrainStep
 from .visualize import VisualizeStep
@@ -51,6 +51,7 @@ class Workbench(Step):
     def tick(self) -> None:
         "Mark what is done."
         done = [getattr(self.session, field) is not None for _, field in ORDER.values()]
+        done[list(ORDER).index("train")] &= self.session.model is not None and not foreign(self.session, "predictions")
         self.tabs.titles = [f"{i + 1} {step.title}{' ✓' * ok}" for i, (step, ok) in enumerate(zip(self.steps.values(), done, strict=True))]
 
     def __getattr__(self, name: str) -> Step:

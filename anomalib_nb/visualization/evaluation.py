@@ -6,10 +6,10 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/visualization/evaluation.html.md
 
 # %% auto #0
 __all__ = ['Level', 'INK', 'POINT', 'TYPES', 'IMAGE_CHARTS', 'PIXEL_CHARTS', 'Evidence', 'evidence', 'totals', 'called',
-           'confusion_of', 'backends', 'styled', 'tidy', 'framed', 'line', 'dot', 'mark', 'picture', 'sheet',
-           'chart_png', 'curves_of', 'roc_chart', 'precision_recall_chart', 'span_of', 'f1_chart', 'pro_chart', 'shade',
-           'pimo_chart', 'judged', 'colour_of', 'histogram_chart', 'recall_chart', 'confusion_chart',
-           'evaluation_charts', 'EvaluationVisualizer']
+           'confusion_of', 'backends', 'styled', 'tidy', 'framed', 'line', 'dot', 'mark', 'as_word', 'families',
+           'picture', 'sheet', 'chart_png', 'curves_of', 'roc_chart', 'precision_recall_chart', 'span_of', 'f1_chart',
+           'pro_chart', 'shade', 'pimo_chart', 'judged', 'colour_of', 'histogram_chart', 'recall_chart',
+           'confusion_chart', 'evaluation_charts', 'EvaluationVisualizer']
 
 # %% ../../nbs/visualization/04_evaluation.ipynb #47d67eec
 from collections.abc import Sequence
@@ -34,6 +34,7 @@ from ..metrics.region_overlap import AUPRO, PRO, PROCurve
 from ..metrics.sample import Sample, sorted_normal
 from ..metrics.store import Bounds, Store, all_normal
 from ..metrics.summary import bounds_at
+from .image import PLAIN, font_with, spelled
 from .metrics import COLOURS, thin
 
 # %% ../../nbs/visualization/04_evaluation.ipynb #f2daba33
@@ -183,14 +184,39 @@ def mark(
     return styled(backends().VLine(x), {"color": POINT, "line_dash": "dashed", "line_width": 1.5},
                   {"color": POINT, "linestyle": "--", "linewidth": 1.3})  # fmt: skip
 
+# %% ../../nbs/visualization/04_evaluation.ipynb #d31acf32
+def as_word(
+    name: str,  # of a type
+) -> str:
+    "A name that both backends write as it stands."
+    text = spelled(name).replace("\n", " ")
+    return "\u200b" * text.startswith(("_", "$$", "\\(", "\\[")) + text
+
+
+def families(
+    chart: Any,  # of this chapter
+) -> list[str]:  # names of fonts
+    "The fonts that a chart needs, DejaVu first."
+    from matplotlib import font_manager
+
+    texts = [text for part in chart.traverse() for text in (part.label, *map(str, part.data if part.group == "Bars" else ()))]
+    letters = set("".join(texts)) - PLAIN
+    found = [path for path in dict.fromkeys(map(font_with, sorted(letters))) if path]
+    for path in found:
+        font_manager.fontManager.addfont(path)
+    return ["DejaVu Sans", *(font_manager.FontProperties(fname=path).get_name() for path in found)]
+
 # %% ../../nbs/visualization/04_evaluation.ipynb #665bf445
 def picture(
     chart: Any,  # of this chapter
     dpi: int = 110,  # dots per inch
 ) -> Image.Image:
     "A chart drawn by matplotlib."
-    figure, buffer = backends().render(chart, backend="matplotlib"), BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False, "font.family": families(chart)}):
+        figure, buffer = backends().render(chart, backend="matplotlib"), BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
     return Image.open(buffer).convert("RGB")
 
 # %% ../../nbs/visualization/04_evaluation.ipynb #46c7b189
@@ -350,7 +376,7 @@ def judged(
     fine = np.isfinite(scores)
     found = {"good": scores[fine & (truth == 0)]}
     for word in np.unique(words[truth == 1]):
-        found[str(word) or "defective"] = scores[fine & (truth == 1) & (words == word)]
+        found[as_word(str(word)) or "defective"] = scores[fine & (truth == 1) & (words == word)]
     return found, float(given)
 
 # %% ../../nbs/visualization/04_evaluation.ipynb #bcc8ba0e

@@ -27,6 +27,7 @@ import traitlets
 from PIL import Image, ImageOps
 
 from ..core.errors import did_you_mean, explain
+from ..core.markup import visible
 from ..core.predictions import decide
 from ..core.registry import Registry
 
@@ -42,6 +43,9 @@ class Run:
     image: Any = None  # N paths or pictures, may be lazy
     image_threshold: float = math.nan
     pixel_threshold: float = math.nan
+
+    def __post_init__(self):
+        self.names = [visible(name) for name in self.names]
 
     def __len__(self) -> int:
         return len(self.pred_score)
@@ -309,7 +313,8 @@ def get_widget(
     return WIDGETS.get(name)
 
 # %% ../../nbs/widgets/00_base.ipynb #5d9d6cdc
-FORBIDDEN = re.compile(r"^\s*import\b|\bimport\(|\bfetch\(|\bwindow\.|document\.(querySelector|body|head)|https?://(?!www\.w3\.org)", re.M)
+FORBIDDEN = re.compile(r"^\s*import\b|\bimport\(|\bfetch\(|\bwindow\.|document\.(querySelector|body|head)|https?://(?!www\.w3\.org)"
+                       r"|(inner|outer)HTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|srcdoc|\beval\(", re.M)
 
 # %% ../../nbs/widgets/00_base.ipynb #56001697
 def sent_bytes(
@@ -338,6 +343,7 @@ def check_widget(
     limits = {"traits": 12, "lines": 300, "kB of code": 16, "kB sent": 2000}
     broken = [f"{report[what]:g} {what}, at most {limit}" for what, limit in limits.items() if report[what] > limit]
     broken += [f"the script says {hit[0]!r}" for hit in [FORBIDDEN.search(own)] if hit]
+    broken += ["the script never says keep(el)"] * (bool(cls.script) and "keep(el)" not in own)
     broken += ["importing it imports torch"] * (cls.__module__ != "__main__" and loads_torch(cls.__module__))
     if broken:
         raise ValueError(explain(f"{cls.__name__} breaks a rule of widgets: {'; '.join(broken)}"))

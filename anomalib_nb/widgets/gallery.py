@@ -20,7 +20,7 @@ from .base import Finite, Run, ScoreState, Widget, ends, example_run, read_run, 
 def nearest(
     pred_score: np.ndarray,  # (N,)
     threshold: float,  # raw
-    limit: int,  # how many to keep
+    limit: int,  # how many to show
 ) -> np.ndarray:  # row numbers, ascending
     "The images whose ranks are nearest to the threshold."
     order = np.argsort(pred_score, kind="stable")
@@ -34,7 +34,7 @@ class GalleryState(ScoreState):
     "Thumbnails with scores, truth and a threshold."
 
     run: Run
-    ids: np.ndarray  # row numbers in the run
+    ids: np.ndarray  # row numbers of the images that are shown
 
     def traits(self) -> dict[str, Any]:
         "What is sent when the widget opens."
@@ -46,12 +46,11 @@ class GalleryState(ScoreState):
 # %% ../../nbs/widgets/02_gallery.ipynb #25674836
 def gallery_state(
     run: Run,  # all of it
-    limit: int,  # images at most
+    limit: int,  # pictures at most
 ) -> GalleryState:
-    "The state of a gallery over (part of) a run."
+    "The state of a gallery over a run."
     threshold = start(run.image_threshold, ends(run.pred_score))
-    ids = nearest(run.pred_score, threshold, limit)
-    return GalleryState(run.pred_score[ids], run.gt_label[ids], threshold, run, ids)
+    return GalleryState(run.pred_score, run.gt_label, threshold, run, nearest(run.pred_score, threshold, limit))
 
 # %% ../../nbs/widgets/02_gallery.ipynb #2bb6556f
 class Gallery(Widget):
@@ -73,7 +72,7 @@ class Gallery(Widget):
         source: Any,  # Predictions, or (N,) raw scores
         image: Any = None,  # N pictures or paths
         gt_label: Any = None,  # (N,) 1, 0, -1
-        limit: int = 400,  # images at most; more keep those nearest to the threshold
+        limit: int = 400,  # pictures at most: the images nearest to the threshold
         **traits,
     ):
         super().__init__(gallery_state(read_run(source, image, gt_label=gt_label), limit), **traits)
@@ -81,7 +80,7 @@ class Gallery(Widget):
     @property
     def wrong(self) -> list[int]:
         "Row numbers of the images on the wrong side of the threshold."
-        return self.state.ids[self.state.wrong].tolist()
+        return np.flatnonzero(self.state.wrong).tolist()
 
     @classmethod
     def example(cls) -> "Gallery":

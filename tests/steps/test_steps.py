@@ -14,7 +14,7 @@ from anomalib_nb.engine import Engine
 from anomalib_nb.models import PatchCore
 from anomalib_nb.steps import Session, ThresholdStep, TrainStep, Workbench, link, list_steps
 from anomalib_nb.steps.data import arguments_of
-from anomalib_nb.steps.session import STEPS
+from anomalib_nb.steps.session import STEPS, settle
 from anomalib_nb.steps.train import Listener
 from anomalib_nb.widgets import Curves, Gallery, HeatMap, ScoreHistogram, example_run
 
@@ -56,7 +56,7 @@ def test_every_step_opens_with_nothing_and_says_what_it_waits_for(name):
 
 
 def test_what_is_out_of_date_goes(session):
-    session.predictions, session.metrics = run_of(), {"image_AUROC": 1.0}
+    settle(session, session.origin(), predictions=run_of(), metrics={"image_AUROC": 1.0})
     session.model = PatchCore(weights="random")
     assert session.predictions is None and session.metrics is None
 
@@ -143,27 +143,74 @@ def test_linked_widgets_do_not_send_back_what_the_browser_knows(mover, monkeypat
     assert [widget.comm.updates() for widget in widgets] == [[{trait: 0.7}] for trait in traits]
 
 
-def test_stop_ends_after_the_batch_and_leaves_a_usable_model(session):
+def stopped_in(session, stage):
+    "A step that is stopped after the first batch of a stage, and what it reported."
     seen, enough = [], threading.Event()
     step = TrainStep(session)
     report = step.report
 
-    def watch(stage, share):
-        report(stage, share)
-        seen.append(stage)
-        if stage == "training" and not enough.is_set():
+    def watch(now, share):
+        report(now, share)
+        seen.append(now)
+        if now == stage and not enough.is_set():
             enough.set()
             step.halt.click()
 
     step.report = watch
     step.go.click()
-    assert step.wait(120) == {} and seen.count("training") == 1 < 12
-    assert session.model.bank.numel() and not np.isnan(session.model.post.image_threshold)
-    assert (
-        len(session.predictions) == len(session.data.dataset("test"))
-        and step.stage.value == "stopped, and calibrated"
-    )
+    assert step.wait(120) == {}
     assert not step.go.disabled and step.halt.disabled and session.engine.callbacks == []
+    return step, seen
+
+
+def test_a_stop_in_the_first_fit_leaves_an_untrained_model(session):
+    step, seen = stopped_in(session, "training")
+    assert seen.count("training") == 1 < 12
+    assert step.stage.value == "stopped; the model is untrained"
+    assert session.metrics is None and session.predictions is None
+    assert not session.model.bank.numel() and session.model.post.fitted_on == ""
+
+
+@pytest.mark.parametrize("stage", ["training", "validating"])
+def test_a_stop_in_a_second_fit_leaves_the_first_one_whole(session, stage):
+    first = TrainStep(session)
+    first.run()
+    bank, run, metrics = session.model.bank.clone(), session.predictions, session.metrics
+    thresholds = session.model.post.state_dict()
+    step, seen = stopped_in(session, stage)
+    assert seen.count(stage) == 1 and step.stage.value == "stopped; the model is as it was before"
+    assert session.model.bank.equal(bank) and session.model.post.state_dict() == thresholds
+    assert session.predictions is run and session.metrics is metrics
+    ThresholdStep(session).threshold = 0.5
+    assert session.model.post.image_threshold == 0.5, "its predictions are still its own"
+
+
+def test_a_stop_in_the_test_leaves_the_finished_fit(session):
+    first = TrainStep(session)
+    first.run()
+    step, seen = stopped_in(session, "testing")
+    assert step.stage.value == "stopped; the model is fitted, but not tested"
+    assert session.model.bank.numel() and not np.isnan(session.model.post.image_threshold)
+    assert session.metrics is None and session.predictions is None, "they were the former fit's"
+
+
+def test_a_threshold_that_is_dragged_while_a_stopped_fit_runs_is_the_models_too(session):
+    first = TrainStep(session)
+    first.run()
+    threshold = ThresholdStep(session)
+    step = TrainStep(session)
+    report = step.report
+
+    def watch(stage, share):
+        report(stage, share)
+        threshold.threshold = 0.625
+        step.stop()
+
+    step.report = watch
+    step.start()
+    step.wait(120)
+    assert session.predictions.attrs["image_threshold"] == 0.625
+    assert session.model.post.image_threshold == 0.625
 
 
 def test_training_does_not_block_and_does_not_start_twice(session):
