@@ -258,7 +258,7 @@ NO_PICTURES = {
     "no pixels": (lambda f, p: p[:0], ValueError, r"shape \(0, 64, 3\)"),
     "None": (lambda f, p: None, (ValueError, TypeError), r"None|shape \(\)"),
     "a number": (lambda f, p: 7, (ValueError, TypeError), "int|shape|7"),
-    "words": (lambda f, p: np.array(["a", "b"]), (ValueError, TypeError), "str|shape|<U1|no file, folder or image like a"),
+    "words": (lambda f, p: np.array(["a", "b"]), (FileNotFoundError, ValueError, TypeError), "str|shape|<U1|no file, folder or image like a"),
 }  # fmt: skip
 
 

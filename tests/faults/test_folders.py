@@ -318,6 +318,7 @@ def test_a_relative_root_means_the_same_after_a_change_of_folder(name, tmp_path,
     data = get_datamodule(name, **relative)
     monkeypatch.chdir("/")
     assert data.root.is_absolute() and data.table.equals(expected)
+    assert data.root_given in {str(value) for value in relative.values()}, "and what was given is kept"
 
 
 @pytest.mark.parametrize("name", ["line [2]", "a*b?", "[!x]{1}", "teile (neu) #1", "50%", "-rf", "$HOME", "O'Brien \"x\"", "naïve & co"])
