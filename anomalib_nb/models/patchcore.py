@@ -8,6 +8,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/models/patchcore.html.md"""
 __all__ = ['locally_averaged', 'embed', 'patches', 'memory_bank', 'image_score', 'anomaly_map', 'PatchCore', 'check_ratio']
 
 # %% ../../nbs/models/10_patchcore.ipynb #9efe9ed9
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -21,6 +22,7 @@ from ..layers.blur import GaussianBlur
 from ..layers.coreset import coreset
 from ..layers.features import FeatureExtractor, exactly
 from ..layers.neighbours import half_norms, nearest
+from ..layers.offsets import Gaze, lay
 from .contract import AnomalyModule
 
 # %% ../../nbs/models/10_patchcore.ipynb #b2291713
@@ -33,11 +35,15 @@ def locally_averaged(
 # %% ../../nbs/models/10_patchcore.ipynb #76d51ca4
 def embed(
     features: list[Tensor],  # (B, C, h, w) of each layer, the finest grid first
+    gazes: Sequence[Gaze] = (),  # of each layer; none: enlarge plainly
 ) -> Tensor:  # (B, sum of C, h, w) on the first layer's grid
     "Describe every patch by several layers at once."
     averaged = [locally_averaged(f) for f in features]
     grid = averaged[0].shape[-2:]
-    rest = [F.interpolate(f, size=grid, mode="bilinear", align_corners=False) for f in averaged[1:]]
+    if gazes:
+        rest = [lay(f, grid, own, onto=gazes[0]) for f, own in zip(averaged[1:], gazes[1:])]
+    else:
+        rest = [F.interpolate(f, size=grid, mode="bilinear", align_corners=False) for f in averaged[1:]]
     return torch.cat([averaged[0], *rest], dim=1)
 
 # %% ../../nbs/models/10_patchcore.ipynb #fca5c469
@@ -80,10 +86,11 @@ def anomaly_map(
     size: tuple[int, int],  # (H, W) of the image, in pixels
     blur: GaussianBlur,  # smooths the result
     upsampling: Literal["bilinear", "nearest"],  # how the grid is enlarged
+    gaze: Gaze | None = None,  # where its cells look; None: enlarge plainly
 ) -> Tensor:  # (B, H, W)
     "Patch distances as a map of the image's size."
-    options = {"align_corners": False} if upsampling == "bilinear" else {}
-    enlarged = F.interpolate(distances[:, None], size=size, mode=upsampling, **options)
+    grid, options = distances[:, None], {"align_corners": False} if upsampling == "bilinear" else {}
+    enlarged = lay(grid, size, gaze, mode=upsampling) if gaze else F.interpolate(grid, size=size, mode=upsampling, **options)
     return blur(enlarged)[:, 0]
 
 # %% ../../nbs/models/10_patchcore.ipynb #566c04d1
@@ -118,7 +125,7 @@ class PatchCore(AnomalyModule):
         with torch.no_grad():
             features = self.backbone(image)
             with exactly(features[0]):
-                return embed(features)
+                return embed(features, self.backbone.gazes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.batches.append(patches(self.embedding(batch.image)).cpu())
@@ -145,7 +152,8 @@ class PatchCore(AnomalyModule):
         queries = rearrange(embedding, "b c h w -> b (h w) c")
         score = image_score(queries, distances, indices, self.bank, self.num_neighbors, norms)
         grid = rearrange(distances, "b (h w) -> b h w", h=h)
-        return Prediction(score, anomaly_map(grid, size, self.blur, self.upsampling))
+        finest = next(iter(self.backbone.gazes), None)
+        return Prediction(score, anomaly_map(grid, size, self.blur, self.upsampling, finest))
 
 # %% ../../nbs/models/10_patchcore.ipynb #314115fa
 def check_ratio(
