@@ -93,8 +93,11 @@ class VisualizeStep(Step):
             self.canvas.value, self.caption.value = b"", ""
         else:
             self.place.max = len(run)
-            self.canvas.value = as_png(self.visualizer(run[self.index], 260))
-            self.caption.value = f"{repr(run[self.index])[5:-1]}, {self.place.value} of {len(run)}"
+            try:
+                self.canvas.value = as_png(self.visualizer(run[self.index], 260))
+                self.caption.value = f"{repr(run[self.index])[5:-1]}, {self.place.value} of {len(run)}"
+            except ValueError as error:  # a damaged map
+                self.canvas.value, self.caption.value = b"", str(error)
 
     def walk(self, by: int) -> None:
         "Go forward or back by some images."
