@@ -152,8 +152,7 @@ class PatchCore(AnomalyModule):
         queries = rearrange(embedding, "b c h w -> b (h w) c")
         score = image_score(queries, distances, indices, self.bank, self.num_neighbors, norms)
         grid = rearrange(distances, "b (h w) -> b h w", h=h)
-        finest = next(iter(self.backbone.gazes), None)
-        return Prediction(score, anomaly_map(grid, size, self.blur, self.upsampling, finest))
+        return Prediction(score, anomaly_map(grid, size, self.blur, self.upsampling, *self.backbone.gazes[:1]))
 
 # %% ../../nbs/models/10_patchcore.ipynb #314115fa
 def check_ratio(
