@@ -14,6 +14,7 @@ found it, which is no matter of offset: it is left out of the means, and the col
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -108,7 +109,10 @@ def measure(model: PatchCore, clean: Tensor, shown: Tensor, masks: Tensor) -> tu
 def cells(defects: str, miss: Tensor, overlap: float) -> str:
     "Cells of the table: defects, median, mean, overlap, found."
     near = miss[miss.norm(dim=1) < NEAR]
-    pair = lambda values: f"{values[0]:+.1f} {values[1]:+.1f}"
+
+    def pair(values: Tensor) -> str:
+        return f"{values[0]:+.1f} {values[1]:+.1f}"
+
     return f"{defects} | {pair(near.median(0).values)} | {pair(near.mean(0))} | {overlap:.2f} | {len(near)}/{len(miss)}"
 
 
@@ -154,7 +158,7 @@ def main() -> None:
         file = None if backbone == "embedded" else str(args.weights / f"{backbone}.safetensors")
         for layers in ((fine,), (middle,), (deep,), (middle, deep)):
             for maps in ("before", "after"):
-                make = lambda: built(backbone, layers, file, args.ratio, plain=maps == "before")
+                make = partial(built, backbone, layers, file, args.ratio, plain=maps == "before")
                 for row in rows(make, sets):
                     print(f"| {backbone} | {' + '.join(layers)} | {maps} | {row} |", flush=True)
 

@@ -9,13 +9,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 from trees import TREES, bmad, mvtec_like, paint, paint_mask
 
-from anomalib_nb.data import Folder, MVTecAD, Tabular, VideoFolder, check_dataset, get_datamodule
-from anomalib_nb.data import list_datasets, write_demo_folder
+from anomalib_nb.data import (
+    Folder,
+    MVTecAD,
+    Tabular,
+    VideoFolder,
+    check_dataset,
+    get_datamodule,
+    list_datasets,
+    write_demo_folder,
+)
 from anomalib_nb.data.layouts import label_of
 from anomalib_nb.data.tabular import read_samples
 

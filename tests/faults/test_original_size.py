@@ -14,7 +14,14 @@ from anomalib_nb.core.predictions import Predictions
 from anomalib_nb.core.types import Batch, Prediction
 from anomalib_nb.data import DemoData, Folder
 from anomalib_nb.engine import Engine
-from anomalib_nb.metrics import Evaluator, breakdown, connected_regions, evaluate, get_metric, list_metrics
+from anomalib_nb.metrics import (
+    Evaluator,
+    breakdown,
+    connected_regions,
+    evaluate,
+    get_metric,
+    list_metrics,
+)
 from anomalib_nb.metrics.evaluator import METRICS, Metric, enlarged, lay_over, results_line
 from anomalib_nb.metrics.sample import components
 from anomalib_nb.metrics.store import Regions
