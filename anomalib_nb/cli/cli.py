@@ -489,17 +489,17 @@ def export(
     "Write a model for another runtime, and compare both."
     from anomalib_nb.deploy.export import export as write
     from anomalib_nb.deploy.parity import read_parity
+    from anomalib_nb.engine.engine import as_data
 
     model, home = opened(run), run.parent if run.is_file() else run
-    if data is not None:
-        data.size = model.pre.size
+    data = None if data is None else as_data(model, data)
     folder = write(model, format, output or home / "exported" / format, precision, data)
     print(read_parity(folder))
     print(aligned({"exported": folder}))
 
 # %% ../../nbs/cli/00_cli.ipynb #2bb3df40
 def refitted(
-    run: Path,  # a run of `fit`
+    model: Any,  # an AnomalyModule, fitted; its thresholds change
     data: Any,  # an AnomalibDataModule
     rule: str,  # a threshold rule
 ) -> Any:  # a PostProcessor
@@ -507,14 +507,15 @@ def refitted(
     import torch
 
     from anomalib_nb.core.types import Batch
+    from anomalib_nb.engine.engine import as_data, images_for
+    from anomalib_nb.models.contract import CALIBRATION
 
-    model = opened(run).eval()
-    data.size = model.pre.size
+    images = images_for(as_data(model.eval(), data), "validate")
     model.post.load_state_dict({"threshold_rule": rule, "pixel_threshold_rule": ""})
     with torch.no_grad():
-        seen = [model.predict_batch(batch).replace(image=None) for batch in data.val_dataloader()]
-    fields = [name for name in ("pred_score", "anomaly_map", "gt_label", "gt_mask") if getattr(seen[0], name) is not None]
-    return model.post.calibrate(Batch(**{name: torch.cat([getattr(batch, name) for batch in seen]) for name in fields}))
+        seen = [model.predict_batch(batch).replace(image=None) for batch in images]
+    known = {n: torch.cat([getattr(b, n) for b in seen]) for n in CALIBRATION if getattr(seen[0], n) is not None}
+    return model.post.calibrate(Batch(**known, info=[note for b in seen for note in b.info or [{}] * len(b)]))
 
 # %% ../../nbs/cli/00_cli.ipynb #7a446a39
 def threshold(
@@ -531,7 +532,7 @@ def threshold(
     folder = find_model(run)[0]
     if folder.is_file():
         raise ValueError(explain(f"{folder} is a checkpoint", "Expected a run, the folder of a model, or an export", "Pass its run"))
-    post = refitted(run, data_of(run, data), rule) if rule else PostProcessor().load_state_dict(read_metadata(folder)["post"])
+    post = refitted(opened(run), data_of(run, data), rule) if rule else PostProcessor().load_state_dict(read_metadata(folder)["post"])
     given = {f"{level}_threshold": value for level, value in (("image", image), ("pixel", pixel)) if value is not None}
     post.load_state_dict({**given, **({"fitted_on": "set by hand"} if given else {})})
     if given or rule:

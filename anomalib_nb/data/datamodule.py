@@ -8,11 +8,11 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/datamodule.html.md"""
 __all__ = ['COLUMNS', 'INDEX', 'OWN', 'WORDS', 'PLANES', 'WORTH', 'OnError', 'DATASETS', 'complete', 'one_row_each', 'turn_of',
            'AnomalibDataset', 'agree', 'to_size', 'collate', 'for_threads', 'compact', 'loader', 'Attempt',
            'unreadable', 'paint', 'read_painted', 'read_painted_mask', 'takes_camera', 'read_array', 'with_camera',
-           'guess_camera', 'AnomalibDataModule', 'arrange', 'folders_of', 'read_table', 'changed', 'setup', 'reload',
-           'mask_shape', 'image_header', 'lies', 'turned_masks', 'on_turned_images', 'misfit', 'check_masks',
-           'camera_of', 'set_camera', 'items', 'readable', 'skipped', 'dataset', 'train_dataloader', 'eval_dataloader',
-           'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of', 'InMemory', 'predict_dataset', 'without_broken',
-           'list_datasets', 'get_datamodule']
+           'guess_camera', 'AnomalibDataModule', 'arrange', 'folders_of', 'read_table', 'camera_of', 'set_camera',
+           'changed', 'setup', 'reload', 'is_ours', 'shape_read', 'mask_shape', 'image_header', 'lies', 'turned_masks',
+           'on_turned_images', 'misfit', 'check_masks', 'items', 'readable', 'skipped', 'dataset', 'train_dataloader',
+           'eval_dataloader', 'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of', 'InMemory', 'predict_dataset',
+           'without_broken', 'list_datasets', 'get_datamodule']
 
 # %% ../../nbs/data/02_datamodule.ipynb #66cb9e22
 import hashlib
@@ -415,8 +415,7 @@ def folders_of(
 ) -> dict[str, int]:  # folder -> time of its last change in ns
     "The folders that hold images or masks, and those between them and the root."
     near = {os.path.dirname(path) for name in ("image_path", "mask_path") for path in table[name] if path}
-    top = str(root)
-    between = {str(above) for folder in near if folder.startswith(top) for above in Path(folder).parents if str(above).startswith(top)}
+    between = {str(above) for folder in near for above in Path(folder).parents if above.is_relative_to(root)}
     return {folder: os.stat(folder).st_mtime_ns for folder in near | between if os.path.isdir(folder)}
 
 
@@ -435,6 +434,32 @@ def read_table(
 AnomalibDataModule.has_masks = property(lambda self: bool((self.table["mask_path"] != "").any()))
 AnomalibDataModule.leaks = lambda self: leaks(self.table)
 AnomalibDataModule.validates_on_test = property(lambda self: self.val_split_mode == "same_as_test")
+
+# %% ../../nbs/data/02_datamodule.ipynb #b24b2159
+def camera_of(
+    data: AnomalibDataModule,  # whose images they are
+) -> Camera:
+    "What took the images of a data set."
+    if "camera" not in data.known:
+        told = getattr(data.read_image, "keywords", {})
+        white, bgr = data.given.white or told.get("white"), data.given.bgr or told.get("bgr", False)
+        guess = white is None and takes_camera(data.read_image)
+        train = data.table["image_path"][data.table["split"] == "train"].tolist() if guess else []
+        data.known["camera"] = Camera(white or guess_camera(train, data.name).white, bgr)
+    return data.known["camera"]
+
+
+def set_camera(
+    data: AnomalibDataModule,  # whose images they are
+    camera: Camera,  # what took them
+) -> None:
+    "Read from now on as a camera wants it."
+    data.known["camera"] = camera
+    for reader in ("images", "masks"):
+        data.__dict__.pop(reader, None)
+
+
+AnomalibDataModule.camera = property(camera_of, set_camera)
 
 # %% ../../nbs/data/02_datamodule.ipynb #3fde9590
 def changed(
@@ -479,14 +504,34 @@ def reload(self: AnomalibDataModule) -> AnomalibDataModule:
 AnomalibDataModule.setup, AnomalibDataModule.reload = setup, reload
 
 # %% ../../nbs/data/02_datamodule.ipynb #bdcc0e3d
+def is_ours(
+    read: Callable,  # a reader
+) -> bool:
+    "Is it one of this library, whose results are as large as their files?"
+    return getattr(getattr(read, "func", read), "__module__", "").startswith("anomalib_nb.data.")
+
+
+def shape_read(
+    data: AnomalibDataModule,  # whose it is
+    read: Remembered,  # its images, or its masks
+    path: str,  # of one that has to be read to know
+) -> tuple[int, int]:  # (h, w)
+    "The size of an image or a mask; frames of one film are alike, so one of them is read."
+    film = path.rpartition("#")[0]
+    known = data.known.setdefault("films", {})
+    if film not in known or not os.path.isfile(film):
+        known[film] = tuple(read.at(path, data.size).shape)
+    return known[film]
+
+
 def mask_shape(
     data: AnomalibDataModule,  # whose mask it is
     path: str,  # of a mask
 ) -> tuple[int, int]:  # (h, w)
     "The size of a mask; from the head of its file, if the library's own reader will read it."
-    own = getattr(data.read_mask, "__module__", "").startswith("anomalib_nb.data")
+    own = is_ours(data.read_mask)
     files = list_images(path) if own and os.path.isdir(path) else [path] if own and os.path.isfile(path) and is_image(path) else []
-    shapes = {read_header(file).shape for file in files} or {data.masks.at(path, data.size).shape}
+    shapes = {read_header(file).shape for file in files} or {shape_read(data, data.masks, path)}
     if len(shapes) > 1:
         raise ValueError(explain(f"The masks in {path} have no common size", "Expected masks as large as their image"))
     return tuple(shapes.pop())
@@ -497,9 +542,9 @@ def image_header(
     path: str,  # of an image
 ) -> Header:
     "The size of an image; from the head of its file, if the library's own reader will read it."
-    if takes_camera(data.read_image) and os.path.isfile(path):
+    if takes_camera(data.read_image) and is_ours(data.read_image) and os.path.isfile(path):
         return read_header(path)
-    return Header(tuple(data.images.at(path, data.size).shape), 1)
+    return Header(shape_read(data, data.images, path), 1)
 
 # %% ../../nbs/data/02_datamodule.ipynb #75e29f23
 def lies(
@@ -562,7 +607,8 @@ def misfit(
 def check_masks(self: AnomalibDataModule) -> list[str]:  # what is wrong, with `on_error="skip"`
     "Compare the size of every mask with its image's; a `ValueError` lists those that do not fit."
     rows = self.table[(self.table["mask_path"] != "") & (self.table["split"] != "unused")]
-    pairs = [pair for pair in zip(rows["image_path"], rows["mask_path"]) if not made_from(pair[0])[1]]
+    drawn = is_ours(self.read_image) and not takes_camera(self.read_image)  # by a program, with its mask
+    pairs = [] if drawn else [pair for pair in zip(rows["image_path"], rows["mask_path"]) if not made_from(pair[0])[1]]
     turned_masks(self)
     wrong = [problem for pair in pairs if (problem := misfit(self, *pair))]
     if wrong and self.on_error == "raise":
@@ -572,32 +618,6 @@ def check_masks(self: AnomalibDataModule) -> list[str]:  # what is wrong, with `
 
 
 AnomalibDataModule.check_masks = check_masks
-
-# %% ../../nbs/data/02_datamodule.ipynb #b24b2159
-def camera_of(
-    data: AnomalibDataModule,  # whose images they are
-) -> Camera:
-    "What took the images of a data set."
-    if "camera" not in data.known:
-        told = getattr(data.read_image, "keywords", {})
-        white, bgr = data.given.white or told.get("white"), data.given.bgr or told.get("bgr", False)
-        guess = white is None and takes_camera(data.read_image)
-        train = data.table["image_path"][data.table["split"] == "train"].tolist() if guess else []
-        data.known["camera"] = Camera(white or guess_camera(train, data.name).white, bgr)
-    return data.known["camera"]
-
-
-def set_camera(
-    data: AnomalibDataModule,  # whose images they are
-    camera: Camera,  # what took them
-) -> None:
-    "Read from now on as a camera wants it."
-    data.known["camera"] = camera
-    for reader in ("images", "masks"):
-        data.__dict__.pop(reader, None)
-
-
-AnomalibDataModule.camera = property(camera_of, set_camera)
 
 # %% ../../nbs/data/02_datamodule.ipynb #455587b9
 def items(

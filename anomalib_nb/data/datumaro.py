@@ -78,6 +78,7 @@ class Datumaro(AnomalibDataModule):
         **loading,  # batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
         super().__init__(located(root), name, **{"test_split_ratio": 0.5, **loading})
+        self.root_given = str(root)  # as it was written
 
     def index(self, root: Path) -> pd.DataFrame:
         "The images of all files of annotations."

@@ -109,6 +109,7 @@ class Folder(AnomalibDataModule):
         **loading,  # batch sizes, workers, validation split and seed, as in AnomalibDataModule
     ):
         super().__init__(located(root), name, **loading)
+        self.root_given = str(root)  # as it was written
         if not self.root.is_dir():
             raise FileNotFoundError(explain(f"There is no folder {root}", "Expected the folder of a data set", "Check the path"))
         self.places = {"normal_dir": normal_dir, "abnormal_dir": abnormal_dir, "normal_test_dir": normal_test_dir}

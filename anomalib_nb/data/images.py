@@ -8,7 +8,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/images.html.md"""
 __all__ = ['IMAGE_SUFFIXES', 'UNREAD_SUFFIXES', 'JUNK', 'heard', 'MAX_PIXELS', 'FORMATS', 'counting', 'HEAD', 'Cache', 'is_junk',
            'is_image', 'noting', 'note', 'passed_over', 'image_paths', 'list_images', 'matching', 'full_scale',
            'to_8_bits', 'as_rgb', 'UnreadableImage', 'named', 'formats_of', 'check_file', 'check_pixels', 'open_image',
-           'Header', 'read_header', 'has_bands', 'deep_colour', 'read_bands', 'upright', 'choose_bands', 'read_image',
+           'Header', 'read_header', 'has_bands', 'deep_png', 'read_bands', 'upright', 'choose_bands', 'read_image',
            'largest_of', 'ImageFiles', 'is_lossy', 'alpha_of', 'as_mask', 'read_mask', 'as_array', 'in_range',
            'from_array', 'sampled', 'vanished', 'centres', 'nearest', 'planes', 'floats', 'as_floats', 'to_tensor',
            'Picture', 'stamp', 'MemoryCache', 'packed', 'unpacked', 'write_beside', 'free_bytes', 'DiskCache',
@@ -301,7 +301,7 @@ def has_bands(
     "Is it a file that Pillow would refuse or round: five channels, floats in colour, a white of its own?"
     ending = os.path.splitext(path)[1].lower()
     if ending == ".png":
-        return white is not None and deep_colour(path)
+        return white is not None and deep_png(path, colours=(2, 6))
     if ending not in (".tif", ".tiff"):
         return False
     try:
@@ -312,13 +312,14 @@ def has_bands(
         return True
 
 
-def deep_colour(
-    path: Path | str,  # a PNG
+def deep_png(
+    path: Path | str,  # any file
+    colours: tuple[int, ...] = (0, 2, 4, 6),  # kinds of PNG that count: 0 is grey, 2 is colour, 4 and 6 have transparency
 ) -> bool:
-    "Does a PNG hold 16 bits of each colour?"
+    "Is it a PNG of 16 bits?"
     with open(path, "rb") as file:
         head = file.read(26)
-    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10" and head[25:] in (b"\x02", b"\x06")
+    return head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26 and head[24] == 16 and head[25] in colours
 
 # %% ../../nbs/data/00_images.ipynb #02f53661
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it need not print what the error will say
@@ -383,7 +384,8 @@ def largest_of(
 ) -> float:  # 0 for what holds bytes, says itself what is white, or is no image
     "The largest value of an image with more than 8 bits."
     try:
-        if os.path.splitext(path)[1].lower() not in (".png", ".tif", ".tiff"):
+        ending = os.path.splitext(path)[1].lower()
+        if ending not in (".png", ".tif", ".tiff") or ending == ".png" and not deep_png(path):
             return 0.0
         with named(path):
             plain = not has_bands(path, white=1)

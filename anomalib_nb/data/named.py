@@ -67,6 +67,7 @@ class NamedDataModule(AnomalibDataModule):
         if loading.get("name") is None:
             loading["name"] = self.category or self.title
         super().__init__(self.base / self.category, **loading)
+        self.root_given = str(root or self.base)  # as it was written
 
     def index(self, root: Path) -> pd.DataFrame:
         "The layout that MVTec AD invented."

@@ -177,6 +177,7 @@ class Tabular(AnomalibDataModule):
     ):
         file = located(samples) if isinstance(samples, (str, Path)) else None
         super().__init__(located(root or (file.parent if file else ".")), name or (file.stem if file else "table"), **loading)
+        self.root_given = str(root or (samples if file else "."))  # as it was written
         self.samples, self.confined = samples if file is None else file, root is not None
 
     def index(self, root: Path) -> pd.DataFrame:

@@ -64,6 +64,7 @@ class VideoFolder(VideoDataModule):
         **loading,  # clips as in VideoDataModule; name, batch sizes, workers, splits and seed as in AnomalibDataModule
     ):
         super().__init__(located(root), **loading)
+        self.root_given = str(root)  # as it was written
         self.mask_dir = mask_dir
 
     def index(self, root: Path) -> pd.DataFrame:

@@ -61,7 +61,7 @@ class Recording(Callback):
     def __init__(
         self,
         path: Path,  # of the zarr folder
-        **attrs: Any,  # plain data kept with the run: names of model and data set
+        **attrs: Any,  # plain data kept with the run: names of model and data set, and what its camera says
     ):
         self.path, self.attrs = path, attrs
         self.writer: PredictionsWriter | None = None
@@ -72,7 +72,8 @@ class Recording(Callback):
     def _listen(self, trainer: Trainer, module: LightningModule, said: Batch, *args: Any) -> None:
         if not len(self.writer):
             made = "synthetic" in (said.info or [{}])[0]  # some of them may be
-            self.writer.images = made or not Path(said.image_path[0]).is_file()
+            read = {"white", "bgr"} & set(self.attrs)  # the file alone does not show what the model saw
+            self.writer.images = bool(made or read) or not Path(said.image_path[0]).is_file()
         self.writer.append(said)
 
     on_test_epoch_start = on_predict_epoch_start = _start

@@ -31,9 +31,10 @@ from ..core.predictions import Predictions
 from ..core.settings import get_settings
 from ..data.datamodule import AnomalibDataModule, OnError, get_datamodule, loader, predict_dataset
 from ..data.splits import leaks, length_of, made_from
-from ..deploy.export import Format, export
+from ..deploy.export import Format, at_rest, check_answers, export
+from ..deploy.inferencers import OnOddFrame
 from .callbacks import Evaluation, Recording
-from .guards import Context, FitStopped, OddFrames, OnOddFrame, about_monitor, check_checkpoint, check_devices, check_extension, interruptible, quiet
+from .guards import Context, FitStopped, OddFrames, about_monitor, check_checkpoint, check_devices, check_extension, interruptible, quiet
 from .runs import SafetensorsCheckpoints, finished_fits, new_run, note_run
 from ..metrics.curves import AUROC
 from ..metrics.evaluator import Evaluator, Results
@@ -76,7 +77,7 @@ def named(
 ) -> dict[str, Any]:  # plain data, for `run.json`
     "What a run notes of its data."
     if isinstance(source, AnomalibDataModule):
-        return {"data": repr(source), "data_root": str(source.root.expanduser().resolve()), "data_root_given": str(source.root)}
+        return {"data": repr(source), "data_root": str(source.root.expanduser().resolve()), "data_root_given": str(getattr(source, "root_given", source.root))}
     several = isinstance(source, (list, tuple))
     return {"data": str(source) if isinstance(source, (str, Path)) else f"{len(source)} images" if several else type(source).__name__}
 
@@ -109,7 +110,7 @@ class Engine:
               on_odd_frame: OnOddFrame = "warn") -> Iterator[Trainer]:
         "A fresh trainer in a noted, seeded, quiet run folder."
         arguments, frames = trainer_arguments(model, self.arguments), OddFrames(on_odd_frame)
-        begun = time.perf_counter()
+        begun, self.trainer = time.perf_counter(), None
         note_run(self.run, verb=verb, status="running", **named(data), engine=repr(self), model=type(model).__name__)
         status = "failed"
         try:
@@ -309,7 +310,8 @@ def measure(
     run = self.open_run(model, datamodule)
     listener = Evaluation(self.evaluator or Evaluator([AUROC, F1Max, AUPRO]))
     copies = count_copies(datamodule) if verb == "test" and leak_check else 0
-    scribe = Recording(run / f"{verb}.zarr", model=type(model).__name__, dataset=datamodule.name, leaks=copies)
+    scribe = Recording(run / f"{verb}.zarr", model=type(model).__name__, dataset=datamodule.name, leaks=copies,
+                       **datamodule.camera.told())
     with self.stage(verb, model, datamodule, [listener] + [scribe] * (verb == "test")) as trainer:
         getattr(trainer, verb)(model, datamodule=datamodule, verbose=False)
     results = listener.results
@@ -365,7 +367,8 @@ def predict(
     else:
         images = loader(predict_dataset(source, model.pre.size, on_error, camera=model.camera))
     run = self.open_run(model, source)
-    scribe = Recording(run / "predict.zarr", model=type(model).__name__, dataset=getattr(source, "name", "images"))
+    scribe = Recording(run / "predict.zarr", model=type(model).__name__, dataset=getattr(source, "name", "images"),
+                       **getattr(source, "camera", model.camera).told())
     with self.stage("predict", model, source, [scribe], on_odd_frame) as trainer:
         trainer.predict(model, dataloaders=images, return_predictions=False)
     return Predictions.load(run / "predict.zarr")
@@ -384,6 +387,8 @@ def export_model(
 ) -> Path:  # the folder
     "Write a fitted model for another runtime, having made sure that it decides the same there."
     datamodule = None if datamodule is None else as_data(model, datamodule)
+    with at_rest(model):
+        check_answers(model)
     run = self.run or self.open_run(model, datamodule)
     return export(model, format, folder or run / "exported" / format, precision, datamodule)
 

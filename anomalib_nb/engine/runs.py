@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def note_run(
 ) -> dict[str, Any]:  # all facts so far
     "Add facts to a run's `run.json`."
     file = run / "run.json"
-    known = read_json(file) if file.exists() else {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **describe_machine()}
+    known = read_json(file, dict) if file.exists() else {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **describe_machine()}
     write_json(file, {**known, **facts})
     return {**known, **facts}
 
@@ -83,8 +84,12 @@ def finished_fits(
     data: str = "*",  # name of the data
 ) -> list[Path]:  # runs that hold a fitted model, the last one last
     "The runs in which a model was fitted to the end."
-    notes = [(read_json(note), note.parent) for note in Path(root).glob(f"{model}/{data if data == '*' else as_folder(data)}/v*/run.json")]
-    done = [(note["started"], run.name.zfill(9), run) for note, run in notes if (note.get("verb"), note.get("status")) == ("fit", "finished")]
+    done = []
+    for file in Path(root).glob(f"{model}/{data if data == '*' else as_folder(data)}/v*/run.json"):
+        with suppress(ValueError):  # a damaged note hides its own run only
+            note = read_json(file, dict)
+            if (note.get("verb"), note.get("status")) == ("fit", "finished"):
+                done.append((str(note.get("started")), file.parent.name.zfill(9), file.parent))
     return [run for *_, run in sorted(done) if (run / "model" / "model.safetensors").is_file()]
 
 # %% ../../nbs/engine/00_runs.ipynb #12501f09

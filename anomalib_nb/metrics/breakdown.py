@@ -28,15 +28,16 @@ from .store import Regions
 def batch_of(
     run: Predictions,  # of a model
     rows: np.ndarray,  # (B,) images with known truth
+    pixels: bool = True,  # read maps and masks too?
 ) -> Batch:  # numpy
     "Some images of a run as a batch: scores, decisions, truth."
-    maps, pixel_threshold = run.maps, run.attrs["pixel_threshold"]
+    pixel_threshold = run.attrs["pixel_threshold"]
     said = None if run.pred_label is None else run.pred_label[rows]
-    maps = None if maps is None else maps[rows]
+    maps, masks = (large[rows] if pixels and large is not None else None for large in (run.maps, run.masks))
     decided = None if maps is None or np.isnan(pixel_threshold) else decide(maps, pixel_threshold)
     return Batch(
         pred_score=run.scores[rows], pred_label=said, anomaly_map=maps, pred_mask=decided,
-        gt_label=run.labels[rows] == 1, gt_mask=None if run.masks is None else run.masks[rows],
+        gt_label=run.labels[rows] == 1, gt_mask=masks,
         image_path=[run.paths[row] for row in rows], mask_path=[run.words("mask_path")[row] for row in rows],
         info=[{"no_mask": bool(run.no_mask[row]), "image_size": tuple(run.dataset["image_size"].values[row].tolist())} for row in rows],
     )  # fmt: skip
@@ -46,12 +47,13 @@ def batches_of(
     run: Predictions,  # of a model
     rows: np.ndarray,  # (n,) images with known truth
     most: int = 2**23,  # pixels in memory, about
+    pixels: bool = True,  # read maps and masks too?
 ) -> Iterator[Batch]:
     "Images of a run, a few at a time."
-    pixels = 1 if run.maps is None else int(np.prod(run.maps.shape[1:]))
-    step = max(1, min(most // pixels, 1024))
+    size = 1 if run.maps is None or not pixels else int(np.prod(run.maps.shape[1:]))
+    step = max(1, min(most // size, 1024))
     for start in range(0, len(rows), step):
-        yield batch_of(run, rows[start : start + step])
+        yield batch_of(run, rows[start : start + step], pixels)
 
 # %% ../../nbs/metrics/12_breakdown.ipynb #d7c58e2b
 RegionsOf = Callable[[str, tuple[int, int]], Regions]  # path of an image, size of its map -> its regions
@@ -110,7 +112,8 @@ def feed(
 ) -> Evaluator:  # the same
     "Give images of a run to an evaluator."
     original = None if masks is None else from_files(masks, run.attrs["pixel_threshold"], regions)
-    for batch in batches_of(run, rows):
+    pixels = any(truth == "gt_mask" for (_, truth), _ in evaluator.stores)  # scores of images are read without maps
+    for batch in batches_of(run, rows, pixels=pixels):
         evaluator.update(batch if evaluator.at == "original" else with_regions(batch, regions), original)
     return evaluator
 

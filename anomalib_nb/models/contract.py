@@ -11,7 +11,6 @@ __all__ = ['CALIBRATION', 'call_arguments', 'fit_buffers', 'working_type', 'Anom
 # %% ../../nbs/models/00_contract.ipynb #12e83f03
 import inspect
 from copy import deepcopy
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from ..core.errors import explain
 from ..core.io import load_tree, save_tree, write_json
+from ..core.markup import Markup, tag
 from ..core.snapshot import Snapshot
 from ..core.types import Batch, Prediction
 from ..processing.camera import Camera
@@ -370,10 +370,10 @@ def facts(
 # %% ../../nbs/models/00_contract.ipynb #ab031e12
 def as_card(
     model: AnomalyModule,  # any state
-) -> str:  # HTML
+) -> Markup:
     "What a notebook shows of a model."
-    row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
-    return f"<table>{''.join(row.format(name, escape(said)) for name, said in facts(model).items())}</table>"
+    left = {"style": "text-align:left"}
+    return tag("table", *(tag("tr", tag("th", name, **left), tag("td", said, **left)) for name, said in facts(model).items()))
 
 
 AnomalyModule.__repr__ = lambda self: "\n".join(f"{name:<13} {said}" for name, said in facts(self).items())

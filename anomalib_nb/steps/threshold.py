@@ -51,7 +51,7 @@ def pixel_counts(
     if predictions.maps is None or predictions.masks is None:
         raise ValueError(explain("There are no maps or no masks", "Expected both", "Test on data that has masks"))
     tp = fp = fn = 0
-    for i in range(len(predictions)):
+    for i in np.flatnonzero(~predictions.no_mask):  # a defect that nobody has outlined says nothing of pixels
         hit, true = decide(predictions.maps[i], threshold), predictions.masks[i]
         tp, fp, fn = tp + int((hit & true).sum()), fp + int((hit & ~true).sum()), fn + int((~hit & true).sum())
     share = lambda a, b: a / b if b else float("nan")  # noqa: E731
@@ -66,7 +66,8 @@ class Views:
     histogram: ScoreHistogram
     curves: Curves
     gallery: Gallery
-    heat_map: HeatMap | None = None  # None: the run has no maps
+    heat_map: HeatMap | None = None  # None: the run has no maps, or they are lost
+    lost: str = ""  # why maps cannot be shown
 
     def all(self) -> list[Widget]:
         "Those that there are."
@@ -78,10 +79,14 @@ def views_of(
     limit: int,  # heat maps shown
 ) -> Views:
     "Make the views of a run and link them."
-    views = Views(ScoreHistogram(run), Curves(run), Gallery(run), None if run.maps is None else HeatMap(run, limit=limit))
+    views = Views(ScoreHistogram(run), Curves(run), Gallery(run))
+    try:
+        if run.maps is not None:
+            views.heat_map = HeatMap(run, limit=limit)
+            views.heat_map.show(worst_first(run)[:limit].tolist())
+    except ValueError as error:  # damaged maps; scores can still be decided
+        views.heat_map, views.lost = None, str(error)
     maps = [views.heat_map] if views.heat_map else []
-    for heat_map in maps:
-        heat_map.show(worst_first(run)[:limit].tolist())
     link("threshold", views.histogram, views.curves, views.gallery, *[(heat_map, "image_threshold") for heat_map in maps])
     link("index", views.gallery, views.histogram, *maps)
     return views
@@ -171,7 +176,7 @@ class ThresholdStep(Step):
 def tell(self: ThresholdStep) -> None:
     "Say whose predictions these are."
     if (run := self.session.predictions) is not None:
-        self.say(f"{whose(run)} {provenance(self.session, 'predictions')}".strip())
+        self.say(" ".join(filter(None, (whose(run), provenance(self.session, "predictions"), self.views.lost))))
 
 
 def decide_here(self: ThresholdStep, **threshold: float) -> None:

@@ -64,7 +64,7 @@ def evidence(
         store.update(source, labels)
         return Evidence(store.compute(), "pixel" if np.ndim(source) == 3 else "image", np.nan if threshold is None else threshold)
     judged, truth = Metric.fields[level]
-    for batch in batches_of(source, np.flatnonzero((source.labels >= 0) & ~np.isnan(source.scores))):
+    for batch in batches_of(source, np.flatnonzero((source.labels >= 0) & ~np.isnan(source.scores)), pixels=level == "pixel"):
         if len(shown := outlined(batch) if level == "pixel" else batch):
             store.update(getattr(shown, judged), getattr(shown, truth))
     return Evidence(store.compute(), level, source.attrs[f"{level}_threshold"] if threshold is None else threshold)

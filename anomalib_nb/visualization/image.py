@@ -137,13 +137,15 @@ def show_truth(
 # %% ../../nbs/visualization/00_image.ipynb #d3f98f73
 def read_rgb(
     path: str,  # an image file
+    white: float | None = None,  # the value that becomes 255, where there are more than 8 bits
+    bgr: bool = False,  # do channels come blue first
 ) -> np.ndarray:  # (H, W, 3) uint8
     "An image file as 8-bit RGB, upright."
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I"):  # 16-bit grey
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257 + 0.5).astype(np.uint8))
-        return np.asarray(image.convert("RGB"))
+            image = Image.fromarray((np.asarray(image).clip(0, white or 65535) * (255 / (white or 65535)) + 0.5).astype(np.uint8))
+        return np.asarray(image.convert("RGB"))[..., :: -1 if bgr else 1]
 
 # %% ../../nbs/visualization/00_image.ipynb #f94b2838
 def original(
@@ -151,7 +153,7 @@ def original(
 ) -> np.ndarray:  # (H, W, 3) uint8
     "The image of an item at the best size there is."
     if isfile(item.image_path or ""):
-        return read_rgb(item.image_path)
+        return read_rgb(item.image_path, **{name: item.info[name] for name in ("white", "bgr") if name in (item.info or {})})
     if item.image is not None:
         return (np.clip(item.image, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
     shape = np.shape(item.anomaly_map) if item.anomaly_map is not None else (256, 256)
@@ -162,10 +164,12 @@ def true_mask(
     item: Any,  # of a run or of a Batch, in numpy
     size: tuple[int, int],  # (H, W)
 ) -> np.ndarray:  # (H, W) bool
-    "The true region, from its file or else from the run; empty if there is none."
+    "The true region, from its file where that is plain, or else from the run; empty if there is none."
     if isfile(item.mask_path or ""):
         with Image.open(item.mask_path) as file:
-            return enlarge(np.asarray(file.convert("L")) > 0, size)
+            plain = file.mode in ("1", "L") and file.format != "JPEG" and file.size == size[::-1]
+            if plain or item.gt_mask is None:
+                return enlarge(np.asarray(file.convert("L")) > 0, size)
     return (
         np.zeros(size, bool)
         if item.gt_mask is None

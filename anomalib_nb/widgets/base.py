@@ -134,7 +134,7 @@ def picture(
     "Anything that is an image, as a PIL image."
     if isinstance(source, (str, Path)):
         with Image.open(source) as file:
-            return file.convert("RGB")
+            return ImageOps.exif_transpose(file).convert("RGB")
     if isinstance(source, Image.Image):
         return source.convert("RGB")
     values = np.asarray(source)

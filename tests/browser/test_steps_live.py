@@ -111,6 +111,6 @@ def test_stop_is_heard_while_training_runs(notebook, page):
     page.locator(".anb-step .widget-label", has_text="training").wait_for()
     assert "True" in notebook.run(-1), "another cell runs while training goes on"
     on_screen(page, ".anb-step button:has-text('Stop')").click()
-    page.locator(".anb-step .widget-label", has_text="stopped, and calibrated").wait_for()
+    page.locator(".anb-step .widget-label", has_text="stopped; the model is untrained").wait_for()
     assert "False" in notebook.run(-1)
     assert page.blocked == [] and page.errors == []

@@ -267,6 +267,7 @@ def graph(home):
     return folder
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
 @pytest.mark.parametrize("through", ["run", "graph"])
 def test_an_odd_frame_is_told_or_refused(through, run, graph, tmp_path, capsys):
     Image.new("RGB", (64, 64)).save(tmp_path / "dark.png")
@@ -313,7 +314,7 @@ FIRST_HOUR = {  # what is typed, where RUN is a fitted one -> what is said
     "test --model PatchCore --data tiles": "takes no --model",
     "fit --model patchcore --data tiles/train/good/000.png": "is a file. Expected a folder of images",
     "fit --model patchcore --data empty": "empty",
-    "fit --model patchcore --data tiles --engine.accelerator gpu": "gpu",
+    "fit --model patchcore --data tiles --engine.accelerator mps": "MPSAccelerator",
     "fit --model patchcore --data tiles --engine.accelerator toaster": "toaster",
     "fit --model patchcore --data tiles --engine.devices 2": "devices is 2",
     "fit --model patchcore --data tiles --engine.precision half": "engine.precision is 'half'. Expected",
@@ -329,6 +330,7 @@ FIRST_HOUR = {  # what is typed, where RUN is a fitted one -> what is said
     "threshold --run RUN --image high": "--image is 'high'",
     "threshold --run RUN --rule f1_adaptiv": "Did you mean 'f1_adaptive'?",
     "threshold --run GRAPH --rule f1_adaptive": "is an export for ONNX Runtime",
+    "threshold --run RUN --rule f1_adaptive --data tiles --data.val_split_mode none": "no val images",
     "models --all": "no option --all",
     "notebook --port many": "--port is 'many'",
     "fit --config tiles": "no configuration tiles",

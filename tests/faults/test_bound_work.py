@@ -216,7 +216,7 @@ def test_no_step_goes_on_showing_another_ones_results(session, cause):
     own = set() if cause == "data" else {"DataStep", "Workbench"}  # these go on showing the data, which are still there
     assert [name for name, text in after.items() if "metal" in text and name not in own] == []
     assert "done" not in after["TrainStep"] and "decides" not in after["ExportStep"]
-    assert "anb-cell" not in after["TrainStep"] and steps["TrainStep"].bar.value == 0
+    assert "anb-cell" not in steps["TrainStep"].results.value and steps["TrainStep"].bar.value == 0
     assert [title[-1] == "✓" for title in steps["Workbench"].tabs.titles] == [True, True, False, False, False, False]
     assert steps["ExportStep"].exported is None and steps["ThresholdStep"].views is None
 

@@ -153,7 +153,9 @@ def test_every_source_of_files_reads_twelve_bits(name, tmp_path):
     for i, path in enumerate(files):
         with Image.open(path) as image:
             shape = image.height, image.width
-        kind = "TIFF" if path.suffix.lower() in (".tif", ".tiff") else "PNG"  # others may say what they like
+        kind = (
+            "TIFF" if path.suffix.lower() in (".tif", ".tiff") else "PNG"
+        )  # others may say what they like
         Image.fromarray(levels(i, shape)).save(path, kind)
     assert takes_camera(data.read_image) or not files
     for i in range(0, len(files), 5):

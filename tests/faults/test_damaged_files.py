@@ -16,6 +16,10 @@ from anomalib_nb.core.io import load_tree, load_weights, read_json, save_tree, w
 from anomalib_nb.core.predictions import Predictions, PredictionsWriter
 from anomalib_nb.core.settings import get_settings
 from anomalib_nb.data.images import DiskCache, Remembered
+from anomalib_nb.metrics import evaluate
+from anomalib_nb.visualization import EvaluationVisualizer, ImageVisualizer
+from anomalib_nb.visualization.evaluation import histogram_chart, roc_chart
+from anomalib_nb.widgets import Gallery, HeatMap, ScoreHistogram
 
 PARTS = ("pred_score", "gt_label", "image_size", "texts", "anomaly_map", "gt_mask", "picture")
 LARGE = PARTS[4:]
@@ -99,6 +103,7 @@ def test_a_part_that_is_gone_is_named_and_scores_stay(run, part, what):
         found = Predictions.load(run)
         assert found.scores.tolist() == list(range(8)) and found.to_pandas().shape[0] == 8
         assert found.at(3.5).worst(2).scores.tolist() == [1, 4] or len(found.at(3.5).worst(2)) == 2
+        assert evaluate(found, levels=["image"])["image_AUROC"] == 0.625 and ScoreHistogram(found)
         with pytest.raises(ValueError, match=f"stored {part} "):
             for item in found[::2]:
                 assert item.pred_score in range(8)
@@ -119,6 +124,26 @@ def test_damage_surfaces_however_a_run_is_passed_on(run, reader):
     with pytest.raises(ValueError, match="is damaged"):
         found.save(run.with_name("copy.zarr"))
     assert not run.with_name("copy.zarr").exists()
+
+
+VIEWS = {
+    "metrics": evaluate,
+    "pictures": lambda run: ImageVisualizer().grid(run),
+    "charts": EvaluationVisualizer,
+    "heat map": HeatMap,
+    "pixels of an item": lambda run: run[3],
+    "decided pixels": lambda run: run.pred_mask(0),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_of_lost_maps_say_the_sentence(run, name):
+    shutil.rmtree(run / "anomaly_map" / "c")
+    found = Predictions.load(run)
+    with pytest.raises(ValueError, match="stored anomaly_map .* Predict again; the scores are not affected") as error:
+        VIEWS[name](found)
+    sentence(error.value, run)
+    assert Gallery(found) and histogram_chart(found) and roc_chart(found) and len(found.worst(3)) == 3
 
 
 def test_what_is_empty_is_there(run):

@@ -9,13 +9,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 from trees import TREES, bmad, mvtec_like, paint, paint_mask
 
-from anomalib_nb.data import Folder, MVTecAD, Tabular, VideoFolder, check_dataset, get_datamodule
-from anomalib_nb.data import list_datasets, write_demo_folder
+from anomalib_nb.data import (
+    Folder,
+    MVTecAD,
+    Tabular,
+    VideoFolder,
+    check_dataset,
+    get_datamodule,
+    list_datasets,
+    write_demo_folder,
+)
 from anomalib_nb.data.layouts import label_of
 from anomalib_nb.data.tabular import read_samples
 
@@ -318,6 +325,7 @@ def test_a_relative_root_means_the_same_after_a_change_of_folder(name, tmp_path,
     data = get_datamodule(name, **relative)
     monkeypatch.chdir("/")
     assert data.root.is_absolute() and data.table.equals(expected)
+    assert data.root_given in {str(value) for value in relative.values()}, "and what was given is kept"
 
 
 @pytest.mark.parametrize("name", ["line [2]", "a*b?", "[!x]{1}", "teile (neu) #1", "50%", "-rf", "$HOME", "O'Brien \"x\"", "naïve & co"])

@@ -11,7 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from anomalib_nb.data import AnomalibDataModule, Folder, check_dataset, get_datamodule, predict_dataset
+from anomalib_nb.data import (
+    AnomalibDataModule,
+    Folder,
+    check_dataset,
+    get_datamodule,
+    predict_dataset,
+)
 from anomalib_nb.data.images import (
     UNREAD_SUFFIXES,
     ImageFiles,
@@ -87,7 +93,11 @@ def test_predicting_on_a_folder_leaves_it_out_and_says_so(tmp_path):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             found = predict_dataset(source)
-        assert [Path(path).name for path in found.table["image_path"]] == ["0.png", "1.png", "2.png"]
+        assert [Path(path).name for path in found.table["image_path"]] == [
+            "0.png",
+            "1.png",
+            "2.png",
+        ]
         if "*" not in str(source):
             text = " ".join(str(each.message) for each in said)
             assert "are no data" in text and "9.CR2" in text
@@ -179,7 +189,9 @@ def test_what_exists_is_no_pattern(tmp_path, folder):
     place = tmp_path / folder
     for source in (place, place / "a.png", place / "b[2].png", f"{place}/*.png", f"{place}/[ab]*"):
         names = [Path(path).name for path in predict_dataset(source).table["image_path"]]
-        assert names == {"a.png": ["a.png"], "b[2].png": ["b[2].png"]}.get(Path(source).name, ["a.png", "b[2].png"])
+        assert names == {"a.png": ["a.png"], "b[2].png": ["b[2].png"]}.get(
+            Path(source).name, ["a.png", "b[2].png"]
+        )
     assert matching("a.png", place) == [place / "a.png"] and matching("no.png", place) == []
 
 
@@ -187,7 +199,13 @@ def test_patterns_stay_patterns(tmp_path, monkeypatch):
     for name in ("1.png", "2.png", "x.png"):
         paint(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    for source, count in (("[0-9].png", 2), ("*.png", 3), ("./*.png", 3), ("**/*.png", 3), ("x.png", 1)):
+    for source, count in (
+        ("[0-9].png", 2),
+        ("*.png", 3),
+        ("./*.png", 3),
+        ("**/*.png", 3),
+        ("x.png", 1),
+    ):
         assert len(predict_dataset(source)) == count
     with pytest.raises(FileNotFoundError, match="no file, folder or image like"):
         predict_dataset("y*.png")

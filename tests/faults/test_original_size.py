@@ -12,11 +12,19 @@ from PIL import Image
 
 from anomalib_nb.core.predictions import Predictions
 from anomalib_nb.core.types import Batch, Prediction
-from anomalib_nb.data import Folder
+from anomalib_nb.data import DemoData, Folder
 from anomalib_nb.engine import Engine
-from anomalib_nb.metrics import Evaluator, breakdown, evaluate, get_metric, list_metrics
+from anomalib_nb.metrics import (
+    Evaluator,
+    breakdown,
+    connected_regions,
+    evaluate,
+    get_metric,
+    list_metrics,
+)
 from anomalib_nb.metrics.evaluator import METRICS, Metric, enlarged, lay_over, results_line
 from anomalib_nb.metrics.sample import components
+from anomalib_nb.metrics.store import Regions
 from anomalib_nb.models.contract import AnomalyModule
 from anomalib_nb.processing import PreProcessor
 from anomalib_nb.visualization.evaluation import evaluation_charts, evidence, totals
@@ -136,6 +144,33 @@ def test_what_is_missing_is_said():
     named = Predictions.from_batches([batch.replace(info=[{"image_size": (8, 8)}] * 2, mask_path=["a_mask.png", ""])])
     with pytest.raises(ValueError, match="a_mask.png is 9 × 8 pixels, its image 8 × 8"):
         evaluate(named, at="original", masks=lambda path: np.zeros((9, 8), bool))
+
+
+def test_regions_that_saturate_are_read_at_the_size_of_the_files(folder, tmp_path):
+    data = Folder(folder, val_split_mode="none", test_split_mode="from_dir")
+    known = {path: mask for path, mask in zip(data.table["image_path"], data.table["mask_path"], strict=True)}
+
+    def regions(path: str, size: tuple[int, int]) -> Regions:
+        mask = np.asarray(Image.open(known[path])) > 0 if known[path] else np.zeros(size, bool)
+        assert mask.shape == tuple(size), "asked at the size of the file"
+        (found,) = connected_regions(mask[None])
+        return Regions(found.masks, [min(10, int(each.sum())) for each in found.masks])
+
+    judge = engine(tmp_path)
+    judge.test(Bright(), data)
+    run = Predictions.load(judge.run / "test.zarr")
+    found = evaluate(run, ["AUSPRO"], at="original", masks=data.masks, regions=regions)
+    metric = get_metric("AUSPRO")
+    for item, values, truth in zip(run, *by_hand(run), strict=True):
+        metric.update(values[None], truth[None], regions=[regions(item.image_path, truth.shape)])
+    assert found["pixel_AUsPRO"] == pytest.approx(float(metric.compute()), abs=1e-6)
+    assert "no region was given" not in found.notes.get("pixel_AUsPRO", "")
+
+
+def test_data_that_lie_in_no_file_are_judged_at_their_size(tmp_path):
+    data = DemoData("tile", train=4, test=6, size=64)
+    judge = Engine(tmp_path, Evaluator(["AUROC"], ["pixel"], at="original"), accelerator="cpu", enable_progress_bar=False)
+    assert judge.test(Bright(), data).judged_at == "the size of the files, 64 × 64"
 
 
 @pytest.mark.parametrize("size", [(5, 9), (8, 8), (40, 24), (3, 2)])

@@ -88,7 +88,7 @@ def test_maps_are_read_a_few_at_a_time(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(LazyArray, "__getitem__", few)
-    monkeypatch.setattr(batches_of, "__defaults__", (2 * 64 * 64,))
+    monkeypatch.setattr(batches_of, "__defaults__", (2 * 64 * 64, True))
     assert evaluate(run, [AUROC]) == evaluate(make_run(size=64), [AUROC])
 
 
