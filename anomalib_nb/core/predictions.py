@@ -7,7 +7,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/core/predictions.html.md"""
 # %% auto #0
 __all__ = ['VARIABLES', 'ATTRIBUTES', 'WORDS', 'decide', 'wrong_by', 'fields_of', 'defect_type', 'remarks', 'texts_of',
            'to_picture', 'checked', 'columns_of', 'dataset_of', 'decided', 'damaged', 'LazyArray', 'encode_texts',
-           'decode_texts', 'checksum', 'commit', 'version_of', 'read_header', 'misfit', 'sound_header', 'grow',
+           'decode_texts', 'header_checksum', 'commit', 'version_of', 'read_header', 'misfit', 'sound_header', 'grow',
            'roll_back', 'discard', 'prepare', 'PredictionsWriter', 'open_store', 'open_variables', 'open_dataset',
            'Item', 'Columns', 'item_of', 'worst_first', 'table_of', 'compare', 'summary', 'copy_rows', 'save_run',
            'gather', 'Predictions']
@@ -264,7 +264,7 @@ def decode_texts(
 FORMAT, VERSION = "anomalib_nb predictions", 2  # since 2 every chunk is written and has a checksum
 
 # %% ../../nbs/core/04_predictions.ipynb #b68864fa
-def checksum(
+def header_checksum(
     group: dict,  # the group's file
 ) -> int:
     "The checksum of a run's header, over all but itself."
@@ -293,7 +293,7 @@ def commit(
         "must_understand": False,
         "metadata": arrays,
     }
-    known["checksum"] = checksum(group)
+    known["checksum"] = header_checksum(group)
     write_json(folder / "zarr.json", group)
 
 # %% ../../nbs/core/04_predictions.ipynb #8aa45a47
@@ -350,7 +350,7 @@ def sound_header(
 ) -> dict:  # the group's file
     "The committed state of a run whose header adds up."
     header = read_header(path)
-    if version_of(header) > 1 and header["attributes"].get("checksum") != checksum(header):
+    if version_of(header) > 1 and header["attributes"].get("checksum") != header_checksum(header):
         raise damaged("header", path, "zarr.json was changed after it was written")
     about = header.get("consolidated_metadata")
     arrays = about.get("metadata") if isinstance(about, dict) else None

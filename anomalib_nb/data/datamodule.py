@@ -8,7 +8,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/datamodule.html.md"""
 __all__ = ['COLUMNS', 'INDEX', 'OWN', 'WORDS', 'PLANES', 'WORTH', 'OnError', 'DATASETS', 'complete', 'one_row_each', 'turn_of',
            'AnomalibDataset', 'agree', 'to_size', 'collate', 'for_threads', 'compact', 'loader', 'Attempt',
            'unreadable', 'paint', 'read_painted', 'read_painted_mask', 'takes_camera', 'read_array', 'with_camera',
-           'guess_camera', 'AnomalibDataModule', 'arrange', 'folders_of', 'read_table', 'camera_of', 'set_camera',
+           'guess_camera', 'AnomalibDataModule', 'arrange', 'folders_of', 'whole_table', 'camera_of', 'set_camera',
            'changed', 'setup', 'reload', 'is_ours', 'shape_read', 'mask_shape', 'image_header', 'lies', 'turned_masks',
            'on_turned_images', 'misfit', 'check_masks', 'items', 'readable', 'skipped', 'dataset', 'train_dataloader',
            'eval_dataloader', 'counts', 'facts', 'page', 'sheet', 'expand', 'frames_of', 'InMemory', 'predict_dataset',
@@ -385,7 +385,7 @@ class AnomalibDataModule(LightningDataModule):
     @cached_property
     def table(self) -> pd.DataFrame:
         "All images, with the split that holds."
-        return read_table(self)
+        return whole_table(self)
 
     @cached_property
     def images(self) -> Remembered:
@@ -419,7 +419,7 @@ def folders_of(
     return {folder: os.stat(folder).st_mtime_ns for folder in near | between if os.path.isdir(folder)}
 
 
-def read_table(
+def whole_table(
     data: AnomalibDataModule,  # to read
 ) -> pd.DataFrame:  # all of COLUMNS
     "The table of a data set; a warning says what was passed over."

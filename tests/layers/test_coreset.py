@@ -90,9 +90,14 @@ def test_the_reference_sequence(shared):
         for k, v in golden.items()
         if k.startswith("expected/coreset") or "fit_embedding" in k
     }
-    projected = e["fit_embedding"] @ e["coreset_projection"].T
-    picked = coreset(projected, count=128, projection=False, start=int(e["coreset_first_index"]))
-    assert torch.equal(picked, e["coreset_indices"])
+    theirs, start = e["coreset_indices"], int(e["coreset_first_index"])
+    picked = coreset(e["fit_embedding"] @ e["coreset_projection"].T, count=128, projection=False, start=start)
+    exact = e["fit_embedding"].double() @ e["coreset_projection"].double().T
+    nearest = torch.cdist(exact, exact[[start]])[:, 0]
+    for ours in picked[1:].tolist():  # the reference parts where two are as far to the last digit
+        assert nearest[ours] >= nearest.max() * (1 - 1e-6)
+        nearest = torch.minimum(nearest, torch.cdist(exact, exact[[ours]])[:, 0])
+    assert set(picked.tolist()) == set(theirs.tolist()) and (picked == theirs).float().mean() > 0.95
 
 
 def test_seed_decides_and_global_generators_do_not():
