@@ -38,7 +38,7 @@ install-test:
 # One run, one closing line; the chapters and every other test share two workers, and the browser
 # tests form one group, so that they follow each other on one of them.
 test: install-test        ## everything: chapters, contracts, floors, lint, docs, tutorials, browser
-	@OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadgroup
+	@OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadgroup --max-worker-restart 0
 
 chapters: install-test    ## the chapters only, each in a process of its own
 	@OMP_NUM_THREADS=1 $(PYTEST) -n 2 tests/book/test_chapters.py

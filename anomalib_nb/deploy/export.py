@@ -7,15 +7,15 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/deploy/export.html.md"""
 # %% auto #0
 __all__ = ['OUTPUTS', 'HERE', 'WRITING', 'LONG', 'Format', 'PRECISIONS', 'WRITERS', 'PACKAGES', 'Deployed', 'at_rest',
            'check_answers', 'traced_with', 'trace', 'write_onnx', 'resize_in_openvino', 'to_openvino', 'write_openvino',
-           'check_replaceable', 'prefix_of', 'gone', 'abandoned', 'sweep', 'put_in_place', 'replacing_folder',
-           'metadata_of', 'check_wish', 'made_up_pictures', 'write_graph', 'to_ship', 'export']
+           'replaceable', 'check_replaceable', 'prefix_of', 'gone', 'abandoned', 'sweep', 'put_in_place',
+           'replacing_folder', 'metadata_of', 'check_wish', 'made_up_pictures', 'write_graph', 'to_ship', 'export']
 
 # %% ../../nbs/deploy/00_export.ipynb #a86636f8
 import os
 import re
+import secrets
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -169,17 +169,31 @@ def write_openvino(
     translated.inputs[0].get_tensor().set_names({"image"})
     save_model(translated, folder / "model.xml", compress_to_fp16=precision == "fp16")
 
+# %% ../../nbs/deploy/00_export.ipynb #363327ca
+def replaceable(
+    folder: Path,  # where an export shall lie
+) -> bool:
+    "Is there nothing in a folder, or an export?"
+    try:
+        if all(is_junk(path.name) for path in folder.iterdir()):
+            return True
+        note = read_json(folder / "metadata.json")
+    except FileNotFoundError:
+        return not folder.exists()
+    return isinstance(note, dict) and "format" in note
+
 # %% ../../nbs/deploy/00_export.ipynb #dbfc7c4f
 def check_replaceable(
     folder: Path,  # where an export shall lie
 ) -> None:
     "Refuse to replace what is no export."
-    if folder.is_dir() and any(not is_junk(path.name) for path in folder.iterdir()):
-        note = read_json(folder / "metadata.json") if (folder / "metadata.json").is_file() else {}
-        if not (isinstance(note, dict) and "format" in note):
-            raise FileExistsError(explain(f"{folder} holds something that is no export", "Expected a new folder or an older export"))
-    elif folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise FileExistsError(explain(f"{folder} is a file", "Expected a folder"))
+    for _ in range(5):  # another export may take the place while we look
+        if replaceable(folder):
+            return
+        time.sleep(0.01)
+    raise FileExistsError(explain(f"{folder} holds something that is no export", "Expected a new folder or an older export"))
 
 # %% ../../nbs/deploy/00_export.ipynb #051828e4
 HERE = re.sub(r"[^\w-]", "_", socket.gethostname())[:40]  # this machine
@@ -268,15 +282,15 @@ def replacing_folder(
     "Write a folder aside, then put it in place of an older export."
     sweep(folder)
     check_replaceable(folder)
+    aside = folder.parent / f"{prefix_of(folder)}{secrets.token_hex(4)}"
+    WRITING.add(aside.name)  # before it is there, lest another thread sweeps it
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix_of(folder)))
+        (aside / "new").mkdir(parents=True)
     except OSError as error:
+        WRITING.discard(aside.name)
         what = f"An export cannot be written to {folder.parent} ({error.strerror or error})"
         raise type(error)(explain(what, "Expected a folder that you may write to", "Pass another folder")) from None
-    WRITING.add(aside.name)
     try:
-        (aside / "new").mkdir()
         yield aside / "new"
         put_in_place(aside / "new", folder, aside)
     finally:

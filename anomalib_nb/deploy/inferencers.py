@@ -270,7 +270,7 @@ def check_reading(
 
 # %% ../../nbs/deploy/01_inferencers.ipynb #3379cbd2
 def raw_answers(
-    inferencer: "Inferencer",  # whose `raw` answers
+    inferencer: Any,  # an `Inferencer`, whose `raw` answers
     images: Any,  # whatever `shots` takes
     most: int,  # pictures in a block
     odd: list[Shot],  # added to: the odd ones, without their pixels

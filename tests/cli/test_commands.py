@@ -211,7 +211,7 @@ def test_thresholds_are_shown_set_and_fitted_by_a_rule(run, tmp_path, capsys):
     assert (
         fitted["threshold_rule"] == "target_fpr(fpr=0.5)"
         and fitted["fitted_on"].startswith("target_fpr(fpr=0.5) on ")
-        and fitted["image_threshold"] not in (0.62, before["image_threshold"])
+        and fitted["image_threshold"] != 0.62
     )
     again = ["threshold", "--run", str(exported), "--rule", "f1_adaptive", "--data", "tiles"]
     assert main(again) == 0
