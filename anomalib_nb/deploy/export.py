@@ -178,7 +178,7 @@ def replaceable(
         if all(is_junk(path.name) for path in folder.iterdir()):
             return True
         note = read_json(folder / "metadata.json")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return not folder.exists()
     return isinstance(note, dict) and "format" in note
 
