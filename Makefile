@@ -35,10 +35,12 @@ lab: install              ## the book in JupyterLab, on this machine only
 install-test:
 	@tools/setup.sh dev $(DEBIAN)
 
-# One run, one closing line; the chapters and every other test share two workers, and the browser
-# tests form one group, so that they follow each other on one of them.
+# The chapters and every other test share two workers, and the browser tests form one group, so that
+# they follow each other on one of them. What users met (tests/faults) has workers of its own, which
+# have not run half of the suite before: a worker that dies there says where, and ends the run.
 test: install-test        ## everything: chapters, contracts, floors, lint, docs, tutorials, browser
-	@OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadgroup --max-worker-restart 0
+	@OMP_NUM_THREADS=1 PYTHONFAULTHANDLER=1 $(PYTEST) -n 2 --dist loadgroup --max-worker-restart 0 --ignore tests/faults
+	@OMP_NUM_THREADS=1 PYTHONFAULTHANDLER=1 $(PYTEST) -n 2 --dist loadgroup --max-worker-restart 0 tests/faults
 
 chapters: install-test    ## the chapters only, each in a process of its own
 	@OMP_NUM_THREADS=1 $(PYTEST) -n 2 tests/book/test_chapters.py
