@@ -32,7 +32,6 @@ from ..core.settings import get_settings
 from ..data.datamodule import AnomalibDataModule, OnError, get_datamodule, loader, predict_dataset
 from ..data.splits import leaks, length_of, made_from
 from ..deploy.export import Format, at_rest, check_answers, export
-from ..deploy.inferencers import OnOddFrame
 from .callbacks import Evaluation, Recording
 from .guards import Context, FitStopped, OddFrames, about_monitor, check_checkpoint, check_devices, check_extension, interruptible, quiet
 from .runs import SafetensorsCheckpoints, finished_fits, new_run, note_run
@@ -41,7 +40,7 @@ from ..metrics.evaluator import Evaluator, Results
 from ..metrics.f1 import F1Max
 from ..metrics.region_overlap import AUPRO
 from ..models.contract import AnomalyModule, default_trainer_arguments, learns_by
-from ..processing.camera import Camera
+from ..processing.camera import Camera, OnOddFrame
 
 # %% ../../nbs/engine/02_engine.ipynb #9627309e
 HOUSE = {"logger": False, "enable_model_summary": False, "devices": 1}

@@ -14,7 +14,6 @@ import re
 import signal
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +26,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ..core.errors import check_choice, did_you_mean, explain
 from ..core.io import load_tree
 from ..core.types import Batch
-from ..deploy.inferencers import OnOddFrame
 from ..models.contract import AnomalyModule, learns_by
+from ..processing.camera import OnOddFrame, about_frames
 
 # %% ../../nbs/engine/01b_guards.ipynb #3cb6004f
 def check_devices(
@@ -117,20 +116,14 @@ class OddFrames(Callback):
         odd = {str(path): note["frame"] for path, note in notes if (note or {}).get("frame")}
         self.found |= odd
         if odd and self.refuse:
-            raise ValueError(explain(self.words(), fix="Look at the camera; on_odd_frame='warn' goes on"))
+            raise ValueError(about_frames(self.found))
 
     on_train_batch_start = on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _look
-
-    def words(self) -> str:
-        "How many frames are odd, and which."
-        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(self.found.values()).most_common())
-        names = ", ".join(list(self.found)[:3]) + (", …" if len(self.found) > 3 else "")
-        return f"{len(self.found)} frames are no pictures ({kinds}): {names}"
 
     def tell(self) -> None:
         "Warn if there were any."
         if self.found:
-            warnings.warn(explain(self.words(), "What a model says of them means nothing", "Look at the camera"), stacklevel=4)
+            warnings.warn(about_frames(self.found), stacklevel=4)
 
 # %% ../../nbs/engine/01b_guards.ipynb #dc6cdef9
 class Context(Callback):

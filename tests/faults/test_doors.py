@@ -509,15 +509,19 @@ with replacing_folder(folder) as new:
 """
 
 
+def older_export(home: Path) -> Path:
+    (folder := home / "openvino").mkdir()
+    (folder / "metadata.json").write_text('{"format": "openvino", "older": true}')
+    return folder
+
+
 def start(folder: Path, when: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", KILLED, str(folder), when], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="processes as they are killed there")
 def test_a_killed_export_is_swept_and_a_living_one_is_not(tmp_path):
-    folder = tmp_path / "openvino"
-    folder.mkdir()
-    (folder / "metadata.json").write_text('{"format": "openvino", "older": true}')
+    folder = older_export(tmp_path)
     assert start(folder, "inside").wait(60) < 0
     assert len(list(tmp_path.iterdir())) == 2
     living = start(folder, "wait")
@@ -537,9 +541,7 @@ def test_a_killed_export_is_swept_and_a_living_one_is_not(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="processes as they are killed there")
 def test_an_export_killed_between_two_steps_gives_the_older_one_back(tmp_path):
-    folder = tmp_path / "openvino"
-    folder.mkdir()
-    (folder / "metadata.json").write_text('{"format": "openvino", "older": true}')
+    folder = older_export(tmp_path)
     assert start(folder, "between").wait(60) < 0
     assert not folder.exists()
     with pytest.raises(OSError, match="disk full"), replacing_folder(folder):
