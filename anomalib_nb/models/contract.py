@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..core.errors import explain
 from ..core.io import load_tree, save_tree, write_json
 from ..core.markup import Markup, tag
+from ..core.origins import BY_HAND, origin_in_words, with_fingerprints
 from ..core.snapshot import Snapshot
 from ..core.types import Batch, Prediction
 from ..processing.camera import Camera
@@ -146,16 +147,16 @@ def validation_step(
     batch_idx: int,  # Lightning's, not used
 ) -> Batch:  # with predictions
     "Predict, and keep what calibration needs."
-    said = self.predict_batch(batch)
+    said = self.predict_batch(with_fingerprints(batch))
     kept = {n: v.cpu() for n, v in said.fields().items() if n in CALIBRATION}
-    self.seen.append(Batch(**kept, info=said.info or [{}] * len(said)))
+    self.seen.append(Batch(**kept, info=said.info))
     return said
 
 # %% ../../nbs/models/00_contract.ipynb #acb3cf8d
 def calibrate(self) -> None:
     "Fit thresholds and ranges on the validation predictions of this epoch."
     if self.seen and self.calibrating and not self.trainer.sanity_checking:
-        whole = {n: torch.cat([getattr(b, n) for b in self.seen]) for n in CALIBRATION if getattr(self.seen[0], n) is not None}
+        whole = {n: torch.cat([getattr(b, n) for b in self.seen]) for n in CALIBRATION if all(getattr(b, n) is not None for b in self.seen)}
         self.post.calibrate(Batch(**whole, info=[note for b in self.seen for note in b.info]))
     self.seen = []
 
@@ -166,7 +167,7 @@ def predict(
     batch_idx: int,  # Lightning's, not used
 ) -> Batch:  # with raw predictions and decisions
     "The step of test and predict."
-    return self.predict_batch(batch)
+    return self.predict_batch(with_fingerprints(batch))
 
 # %% ../../nbs/models/00_contract.ipynb #7aa28558
 def note_batch(self, *args) -> None:
@@ -364,7 +365,7 @@ def facts(
         "sees": f"{height} × {width} pixels" + (f", {model.camera}" if str(model.camera) else ""),
         "learns by": learns_by(model),
         "learned from": ", ".join(f"{each['data']} ({each['images']} images)" for each in model.learned_from) or "nothing yet",
-        "thresholds": f"{known} ({model.post.fitted_on or 'set by hand'})" if known else "none",
+        "thresholds": f"{known} ({origin_in_words(model.post.state_dict()) or BY_HAND})" if known else "none",
     }
 
 # %% ../../nbs/models/00_contract.ipynb #ab031e12

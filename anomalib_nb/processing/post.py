@@ -6,7 +6,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/processing/post.html.md"""
 
 # %% auto #0
 __all__ = ['normalize', 'shifted', 'decide', 'fit_threshold', 'noted', 'known_pixels', 'pluralised', 'fitted', 'calibrated',
-           'as_number', 'check_setting', 'check_reach', 'PostProcessor', 'calibrate']
+           'as_number', 'check_setting', 'check_reach', 'PostProcessor', 'calibrate', 'forget']
 
 # %% ../../nbs/processing/01_post.ipynb #ca3f3d2a
 from dataclasses import asdict, dataclass, fields
@@ -221,12 +221,6 @@ class PostProcessor:
             done["pred_mask"] = decide(batch.anomaly_map, self.threshold("pixel"))
         return batch.replace(**done)
 
-    def forget(self) -> "PostProcessor":
-        "Let go of thresholds and ranges; rules and sensitivities stay."
-        ends = ("_threshold", "_min", "_max", *ORIGIN)
-        vars(self).update({f.name: f.default for f in fields(self) if f.name.endswith(ends)})
-        return self
-
     def state_dict(self) -> dict:
         "All numbers, as plain data."
         return asdict(self)
@@ -250,4 +244,11 @@ def calibrate(
     return self.load_state_dict(found)
 
 
-PostProcessor.calibrate = calibrate
+def forget(self: PostProcessor) -> PostProcessor:  # the same
+    "Let go of thresholds and ranges; rules and sensitivities stay."
+    ends = ("_threshold", "_min", "_max", *ORIGIN)
+    vars(self).update({f.name: f.default for f in fields(self) if f.name.endswith(ends)})
+    return self
+
+
+PostProcessor.calibrate, PostProcessor.forget = calibrate, forget

@@ -121,11 +121,18 @@ def test_a_quantile_lies_where_numpy_says_or_in_the_gap_above(sample, quantile):
     threshold = normal_quantile_threshold(scores, labels, quantile)
     level = np.quantile(normal.astype(float), quantile)
     assert threshold >= level - 1e-3
-    following = normal[normal > level + 1e-3]
+    enough = normal[max(math.ceil(quantile * len(normal) - 1e-9) - 1, 0)]
+    following = normal[normal > max(level + 1e-3, enough)]
     assert threshold <= (following[0] if len(following) else just_above(normal)) + 1e-3
-    assert (normal < threshold).mean() >= min(quantile, (len(normal) - 1) / len(normal)) - 1e-9 or (
-        (normal < threshold).sum() >= math.floor(quantile * (len(normal) - 1))
-    )
+    assert math.isinf(threshold) or (normal < threshold).sum() / len(normal) >= quantile
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 0.9, 0.95, 0.99, 1.0])
+def test_a_share_of_the_normal_images_is_below_their_quantile(quantile):
+    for n in range(1, 60):
+        normal = np.random.default_rng(n).normal(size=n).astype(np.float32)
+        threshold = normal_quantile_threshold(normal, np.zeros(n), quantile)
+        assert (normal < np.float32(threshold)).sum() / n >= quantile
 
 
 # ---- the guarantee -------------------------------------------------------------------------------
@@ -226,7 +233,7 @@ def test_constant_scores(name):
 def test_infinite_scores_rank(name):
     scores = np.array([-np.inf, 0, 1, 2, 3, 4, 5, 6, 7, np.inf])
     threshold, said = quiet(RULES[name], scores, [0] * 9 + [1])
-    expected = {"normal_quantile": 2, "conformal": 5}.get(name, 1)
+    expected = {"conformal": 5}.get(name, 1)
     assert not said and (scores >= threshold).sum() == expected
 
 
