@@ -160,7 +160,9 @@ def truth_of(
     "The labels of a batch; the data set says which images have none among those that do."
     if "gt_label" not in fields:
         return np.full(len(infos), -1)
-    return np.where([bool((i or {}).get("no_label")) for i in infos], -1, np.asarray(fields["gt_label"], np.int8))
+    labels = np.array(fields["gt_label"], np.int8)
+    labels[[row for row, info in enumerate(infos) if (info or {}).get("no_label")]] = -1
+    return labels
 
 # %% ../../nbs/core/04_predictions.ipynb #7217ee80
 def columns_of(
