@@ -6,12 +6,12 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/evaluator.html.md"""
 
 # %% auto #0
 __all__ = ['METRICS', 'At', 'Metric', 'list_metrics', 'get_metric', 'crossed', 'shared_stores', 'Results', 'results_warnings',
-           'results_line', 'results_html', 'enlarged', 'lay_over', 'outlined', 'sizes_in_words', 'regions_in',
-           'note_of', 'laid_over', 'show', 'Evaluator']
+           'results_line', 'results_html', 'enlarged', 'lay_over', 'labelled', 'outlined', 'sizes_in_words',
+           'by_regions', 'note_of', 'unsaturated', 'laid_over', 'show', 'Evaluator']
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #be95e207
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric as TorchMetric
 
 from ..core.errors import did_you_mean, explain
+from ..core.origins import fingerprints_in, origin_in_words, seen_before
 from ..core.registry import Registry
 from ..core.types import Batch
 from .sample import Sample, as_array, as_labels
@@ -148,18 +149,20 @@ class Results(dict):
         modes: dict[str, str] | None = None,  # level -> "exact" or "streaming"
         images: int = 0,  # how many were judged
         fitted_on: str = "",  # what the thresholds of decisions were fitted on
+        seen: int = 0,  # how many of the images had a part in these thresholds
         leaks: int = 0,  # how many of the images are copies of training or validation images
         judged_at: str = "",  # the size at which pixels were judged, "256 × 256"
-        left_out: int = 0,  # defective images without a mask, which pixel metrics leave out
+        left_out: int = 0,  # images without a mask, which pixel metrics leave out
+        unlabelled: int = 0,  # images without a label, which no metric reads
     ):
         super().__init__(values)
-        self.notes, self.modes, self.images, self.fitted_on = notes or {}, modes or {}, images, fitted_on
-        self.leaks, self.judged_at, self.left_out = leaks, judged_at, left_out
+        self.notes, self.modes, self.images, self.fitted_on, self.seen = notes or {}, modes or {}, images, fitted_on, seen
+        self.leaks, self.judged_at, self.left_out, self.unlabelled = leaks, judged_at, left_out, unlabelled
 
     @property
     def optimistic(self) -> bool:
-        "Were thresholds fitted on the images that are judged?"
-        return any(images in self.fitted_on for images in ("test images", "judged here"))
+        "Were thresholds fitted on images that are judged?"
+        return self.seen > 0
 
     def to_pandas(self) -> Any:
         "A table, one row per number: level, metric, value, bound, note."
@@ -177,7 +180,7 @@ class Results(dict):
         "All of it as plain data, for JSON."
         bounds = {name: value.bound for name, value in self.items() if isinstance(value, Bounded)}
         known = {"bounds": bounds, "modes": self.modes, "images": self.images, "thresholds_fitted_on": self.fitted_on,
-                 "leaks": self.leaks, "pixels_judged_at": self.judged_at, "images_without_mask": self.left_out}
+                 "judged_images_that_thresholds_have_seen": self.seen, "images_without_label": self.unlabelled, "leaks": self.leaks, "pixels_judged_at": self.judged_at, "images_without_mask": self.left_out}
         return {**{name: float(value) for name, value in self.items()}, **{k: v for k, v in known.items() if v}}
 
     def __repr__(self) -> str:
@@ -191,7 +194,7 @@ def results_warnings(
     results: Results,  # of a run
 ) -> list[str]:
     "What makes results look better than they are."
-    fitted = "Optimistic: the thresholds were fitted on the images that are judged."
+    fitted = f"Optimistic: the thresholds were fitted on {results.seen} of the {results.images} images that are judged."
     seen = f"Optimistic: {results.leaks} of {results.images} images are copies of training or validation images; see data.leaks()."
     return [fitted] * results.optimistic + [seen] * bool(results.leaks)
 
@@ -202,6 +205,7 @@ def results_line(
     "What results stand on, in a sentence."
     modes = ", ".join(f"{level}s {mode}" for level, mode in results.modes.items())
     parts = [f"{results.images} images" if results.images else "", modes]
+    parts += [f"{results.unlabelled} more have no label"] * bool(results.unlabelled)
     parts += [f"pixels judged at {results.judged_at}"] * bool(results.judged_at)
     parts += [f"pixel metrics leave out {results.left_out} images without a mask"] * bool(results.left_out)
     parts += [f"thresholds fitted on {results.fitted_on}"] * bool(results.fitted_on)
@@ -249,10 +253,22 @@ def lay_over(
                  image_path=None if item.image_path is None else [item.image_path])  # fmt: skip
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #13582a04
+def labelled(
+    batch: Batch,  # with truth, or without any
+) -> Batch:  # those of its images that can be judged
+    "Leave out images without truth: all, or those that say `no_label` in their info."
+    if batch.gt_label is None and batch.gt_mask is None:
+        return batch[np.arange(0)]
+    open_ = np.array([bool(info and info.get("no_label")) for info in batch.info or []], bool)
+    return batch[np.flatnonzero(~open_)] if open_.any() else batch
+
+
 def outlined(
     batch: Batch,  # with truth
 ) -> Batch:  # those of its images that pixels can be judged on
-    "Leave out defective images that nobody has outlined: `no_mask` in their info."
+    "Leave out defective images that nobody has outlined: all, or those that say `no_mask` in their info."
+    if batch.gt_mask is None:
+        return batch[np.arange(0)]
     bare = np.array([bool(info and info.get("no_mask")) for info in batch.info or []], bool)
     return batch[np.flatnonzero(~bare)] if bare.any() else batch
 
@@ -267,25 +283,35 @@ def sizes_in_words(
     return f"the size of the files, {words}" if words and at == "original" else words
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #33f1c7b9
-def regions_in(
+def by_regions(
     batch: Batch,  # with predictions
-) -> list | None:
-    "The regions that saturate of a batch's images; None if the data set has none."
-    infos = batch.info or []
-    found = [info.get("regions") for info in infos if info]
-    return found if found and len(found) == len(infos) and all(each is not None for each in found) else None
+) -> list[tuple[Batch, list | None]]:  # images and their regions; images without
+    "The images of a batch that say which of their regions saturate, and those that do not."
+    found = [(info or {}).get("regions") for info in batch.info or [None] * len(batch)]
+    known = np.array([each is not None for each in found], bool)
+    if known.all() or not known.any():
+        return [(batch, found if len(known) and known.all() else None)]
+    return [(batch[np.flatnonzero(known)], [each for each in found if each is not None]), (batch[np.flatnonzero(~known)], None)]
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #4dc7f121
 def note_of(
     metric: Metric,  # that was measured
     gathered: Sample | Bounds | Counts,  # what it measured
-    saturates: bool = True,  # did the batches say when regions saturate?
+    whole: int = 0,  # images with a defect that do not say when its regions saturate
 ) -> str:
     "What to know about a value."
     oracle = "threshold chosen on these very labels" if metric.oracle else ""
     stream = "from a stream, with a bound" if isinstance(gathered, Bounds) else ""
-    whole = "" if saturates or "regions" not in metric.needs else "no region was given a saturation, so all of it counts"
-    return ", ".join(note for note in (oracle, stream, whole) if note)
+    counted = f"the regions of {whole} images have no saturation, so all of them counts" if whole and "regions" in metric.needs else ""
+    return ", ".join(note for note in (oracle, stream, counted) if note)
+
+# %% ../../nbs/metrics/03_evaluator.ipynb #b38b6c21
+def unsaturated(
+    batch: Batch,  # with truth
+) -> int:
+    "How many images with a defect do not say when its regions saturate."
+    masks = [part.gt_mask for part, regions in by_regions(batch) if regions is None and part.gt_mask is not None]
+    return sum(int(mask.reshape(len(mask), -1).any(1).sum()) for mask in masks if len(mask))
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #58040686
 def laid_over(
@@ -307,12 +333,13 @@ def show(
     level: str,  # "image" or "pixel"
 ) -> set[tuple[int, int]]:  # (H, W) of the masks that were read
     "Give the stores of a level what they read of a batch."
-    sizes, regions = set(), regions_in(batch)
-    for ((judged, truth), _), store in stores.items():
-        scores, targets = getattr(batch, judged), getattr(batch, truth)
-        if (truth == "gt_mask") == (level == "pixel") and scores is not None and targets is not None and len(targets):
-            store.update(scores, targets, batch.image_path, regions)
-            sizes |= {tuple(targets.shape[1:])} if level == "pixel" else set()
+    sizes = set()
+    for part, regions in by_regions(batch) if level == "pixel" else [(batch, None)]:
+        for ((judged, truth), _), store in stores.items():
+            scores, targets = getattr(part, judged), getattr(part, truth)
+            if (truth == "gt_mask") == (level == "pixel") and scores is not None and targets is not None and len(targets):
+                store.update(scores, targets, part.image_path, regions)
+                sizes |= {tuple(targets.shape[1:])} if level == "pixel" else set()
     return sizes
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #92678e9b
@@ -339,30 +366,39 @@ class Evaluator:
         original: Callable[[Batch], Batch] | None = None,  # of an item: `lay_over` with the mask of its file
     ) -> None:
         "Add a batch; what is to be judged at the size of files needs to know how to get there."
-        self.images += len(batch)
-        show(self.stores, batch, "image")
-        if batch.gt_mask is None or all(getattr(batch, judged) is None for (judged, truth), _ in self.stores if truth == "gt_mask"):
+        judged = labelled(batch)
+        self.unlabelled, self.images = self.unlabelled + len(batch) - len(judged), self.images + len(judged)
+        self.prints += fingerprints_in(judged)
+        self.leaks += sum(bool(info and info.get("leak")) for info in judged.info or [])
+        show(self.stores, judged, "image")
+        if all(getattr(batch, field) is None for (field, truth), _ in self.stores if truth == "gt_mask"):
             return
-        known = outlined(batch)
-        self.left_out += len(batch) - len(known)
+        known = outlined(judged)
+        self.left_out += len(judged) - len(known)
         for part in [known] if self.at == "model" else (laid_over(item, original) for item in known):
             self.sizes |= show(self.stores, part, "pixel")
-            self.saturates |= regions_in(part) is not None
+            self.whole += unsaturated(part)
 
-    def compute(self) -> Results:
+    def compute(
+        self,
+        origin: Mapping[str, Any] | None = None,  # where thresholds come from: settings of a model, or attributes of a run
+    ) -> Results:
         "Name -> value, for every level that was fed."
         fed = {key: store.compute() for key, store in self.stores.items() if store.update_called}
         values, notes, modes = {}, {}, {}
         for name, (metric, fields) in self.metrics.items():
             if (key := (fields, metric.gathers)) in fed:
-                values[name], notes[name] = metric.value(fed[key]), note_of(metric, fed[key], self.saturates)
-                modes[name.split("_")[0]] = "streaming" if isinstance(fed[key], Bounds) else "exact"
-        known = {"judged_at": sizes_in_words(self.sizes, self.at), "left_out": self.left_out}
+                values[name], notes[name] = metric.value(fed[key]), note_of(metric, fed[key], self.whole)
+                level = name.split("_")[0]
+                modes[level] = "streaming" if isinstance(fed[key], Bounds) else modes.get(level, "exact")
+        known = {"judged_at": sizes_in_words(self.sizes, self.at), "left_out": self.left_out if self.sizes else 0, "leaks": self.leaks,
+                 "unlabelled": self.unlabelled, "fitted_on": origin_in_words(origin or {}), "seen": seen_before(origin or {}, self.prints)}
         return Results(values, {name: note for name, note in notes.items() if note}, modes, self.images, **known)
 
     def reset(self) -> None:
         "Forget all batches."
-        self.images, self.left_out, self.saturates = 0, 0, False
+        self.images = self.unlabelled = self.left_out = self.leaks = self.whole = 0
+        self.prints: list[str] = []  # of the images that are judged
         self.sizes: set[tuple[int, int]] = set()
         for store in self.stores.values():
             store.reset()

@@ -80,7 +80,8 @@ def known_pixels(
     batch = batch.numpy()
     if batch.gt_mask is not None:
         known = ~noted(batch, "no_mask")
-        return batch.anomaly_map[known], batch.gt_mask[known]
+        every = slice(None) if known.all() else known  # a slice copies nothing, and maps are large
+        return batch.anomaly_map[every], batch.gt_mask[every]
     normal = batch.anomaly_map[~batch.gt_label]
     return normal, np.zeros(normal.shape, bool)
 
@@ -120,7 +121,7 @@ def calibrated(
     known = np.flatnonzero(~noted(seen, "no_label"))
     if seen.gt_label is None or not len(known):
         return {}
-    unlabelled, seen = len(seen) - len(known), seen[known]
+    unlabelled, seen = len(seen) - len(known), seen if len(known) == len(seen) else seen[known]
     labels, rules = np.asarray(seen.gt_label), rule
     notes = [int(noted(seen, word).sum()) for word in ("synthetic", "no_mask")]
     found = fitted("image", seen.pred_score, labels, rule)
