@@ -506,6 +506,7 @@ def refitted(
     "Thresholds fitted anew on validation images, by a rule."
     import torch
 
+    from anomalib_nb.core.origins import with_fingerprints
     from anomalib_nb.core.types import Batch
     from anomalib_nb.engine.engine import as_data, images_for
     from anomalib_nb.models.contract import CALIBRATION
@@ -513,7 +514,7 @@ def refitted(
     images = images_for(as_data(model.eval(), data), "validate")
     model.post.load_state_dict({"threshold_rule": rule, "pixel_threshold_rule": ""})
     with torch.no_grad():
-        seen = [model.predict_batch(batch).replace(image=None) for batch in images]
+        seen = [model.predict_batch(with_fingerprints(batch)).replace(image=None) for batch in images]
     known = {n: torch.cat([getattr(b, n) for b in seen]) for n in CALIBRATION if getattr(seen[0], n) is not None}
     return model.post.calibrate(Batch(**known, info=[note for b in seen for note in b.info or [{}] * len(b)]))
 
@@ -534,10 +535,11 @@ def threshold(
         raise ValueError(explain(f"{folder} is a checkpoint", "Expected a run, the folder of a model, or an export", "Pass its run"))
     post = refitted(opened(run), data_of(run, data), rule) if rule else PostProcessor().load_state_dict(read_metadata(folder)["post"])
     given = {f"{level}_threshold": value for level, value in (("image", image), ("pixel", pixel)) if value is not None}
-    post.load_state_dict({**given, **({"fitted_on": "set by hand"} if given else {})})
+    for name, value in given.items():
+        setattr(post, name, value)  # and it says that it was set by hand
     if given or rule:
         write_thresholds(folder, post)
-    print(aligned({name.replace("_", " "): value for name, value in post.state_dict().items()}))
+    print(aligned({name.replace("_", " "): value for name, value in post.state_dict().items() if name != "fitted_images"}))
 
 # %% ../../nbs/cli/00_cli.ipynb #3929feea
 def models() -> None:

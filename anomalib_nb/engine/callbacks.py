@@ -8,12 +8,13 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/engine/callbacks.html.md"""
 __all__ = ['original_of', 'Evaluation', 'Recording', 'thresholds']
 
 # %% ../../nbs/engine/01_callbacks.ipynb #33ff2adb
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from ..core.origins import origin_of
 from ..core.predictions import PredictionsWriter
 from ..core.types import Batch
 from ..metrics.breakdown import from_files
@@ -36,8 +37,9 @@ class Evaluation(Callback):
     def __init__(
         self,
         evaluator: Evaluator,  # emptied when an epoch starts
+        copies: Collection[str] = (),  # paths of images that are also among those of training or validation
     ):
-        self.evaluator = evaluator
+        self.evaluator, self.copies = evaluator, copies
         self.results = Results({})
 
     def _start(self, *args: Any) -> None:
@@ -45,10 +47,12 @@ class Evaluation(Callback):
 
     def _listen(self, trainer: Trainer, module: LightningModule, said: Batch, *args: Any) -> None:
         large = self.evaluator.at == "original"
+        for path, note in zip(said.image_path or [], said.info or []):
+            note.update({"leak": True} if path in self.copies else {})
         self.evaluator.update(said, original_of(trainer.datamodule, module.post) if large else None)
 
-    def _finish(self, *args: Any) -> None:
-        self.results = self.evaluator.compute()
+    def _finish(self, trainer: Trainer, module: LightningModule) -> None:
+        self.results = self.evaluator.compute(module.post.state_dict())
 
     on_test_epoch_start = on_validation_epoch_start = _start
     on_test_batch_end = on_validation_batch_end = _listen
@@ -86,4 +90,4 @@ def thresholds(
     "What a written run keeps of the thresholds: those that decided, and the ranges."
     ranges = {f"{level}_{end}": getattr(post, f"{level}_{end}") for level in ("image", "pixel") for end in ("min", "max")}
     return {"image_threshold": post.threshold("image"), "pixel_threshold": post.threshold("pixel"),
-            "fitted_on": post.fitted_on, **ranges}
+            **origin_of(post.state_dict()), **ranges}

@@ -6,7 +6,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/engine/engine.html.md"""
 
 # %% auto #0
 __all__ = ['HOUSE', 'SPLIT_OF', 'trainer_arguments', 'check_trainer_arguments', 'named', 'Engine', 'as_data', 'fitting',
-           'tell_thresholds', 'fit', 'last_run', 'load_last', 'images_for', 'excerpt', 'copies_among', 'count_copies',
+           'tell_thresholds', 'fit', 'last_run', 'load_last', 'images_for', 'excerpt', 'copies_among', 'copied_images',
            'measure', 'test', 'validate', 'train', 'predict', 'export_model']
 
 # %% ../../nbs/engine/02_engine.ipynb #45b25072
@@ -175,10 +175,8 @@ def tell_thresholds(
 ) -> None:
     "Say what thresholds stand on, or that there are none."
     if not model.post.fitted_on:
-        warnings.warn(explain(f"{type(model).__name__} has no threshold: {data.name} has no validation images (val_split_mode is {data.val_split_mode!r})",
-                              fix="Take another val_split_mode, such as 'synthetic', or set model.post.image_threshold"), stacklevel=3)
-    elif data.validates_on_test:
-        model.post.fitted_on += ", which are the test images"
+        what = f"{type(model).__name__} has no threshold: {data.name} has no validation images with a label (val_split_mode is {data.val_split_mode!r})"
+        warnings.warn(explain(what, fix="Take another val_split_mode, such as 'synthetic', or set model.post.image_threshold"), stacklevel=3)
 
 # %% ../../nbs/engine/02_engine.ipynb #b358bf4a
 def fit(
@@ -284,15 +282,15 @@ def copies_among(
     return found[found["split"] == split]
 
 # %% ../../nbs/engine/02_engine.ipynb #0ed35780
-def count_copies(
+def copied_images(
     datamodule: AnomalibDataModule,  # about to be tested
-) -> int:  # 0 too if a file cannot be read, with a warning
-    "How many test images are copies of training or validation images."
+) -> set[str]:  # paths; none too if a file cannot be read, with a warning
+    "The test images that are copies of training or validation images."
     try:
-        return len(copies_among(datamodule.table, "test"))
+        return set(copies_among(datamodule.table, "test")["image_path"])
     except OSError as error:
         warnings.warn(explain(f"Test images could not be compared with the others: {error}"), stacklevel=2)
-        return 0
+        return set()
 
 # %% ../../nbs/engine/02_engine.ipynb #8dc6aa7d
 def measure(
@@ -307,17 +305,13 @@ def measure(
     images_for(datamodule, verb)
     datamodule.check_masks()
     run = self.open_run(model, datamodule)
-    listener = Evaluation(self.evaluator or Evaluator([AUROC, F1Max, AUPRO]))
-    copies = count_copies(datamodule) if verb == "test" and leak_check else 0
-    scribe = Recording(run / f"{verb}.zarr", model=type(model).__name__, dataset=datamodule.name, leaks=copies,
-                       **datamodule.camera.told())
+    copies = copied_images(datamodule) if verb == "test" and leak_check else set()
+    listener = Evaluation(self.evaluator or Evaluator([AUROC, F1Max, AUPRO]), copies)
+    scribe = Recording(run / f"{verb}.zarr", model=type(model).__name__, dataset=datamodule.name, **datamodule.camera.told())
     with self.stage(verb, model, datamodule, [listener] + [scribe] * (verb == "test")) as trainer:
         getattr(trainer, verb)(model, datamodule=datamodule, verbose=False)
-    results = listener.results
-    seen = verb == "validate" and "validation images" in model.post.fitted_on
-    results.fitted_on, results.leaks = model.post.fitted_on + ", which are judged here" * seen, copies
-    write_json(run / "metrics.json", results.facts())
-    return results
+    write_json(run / "metrics.json", listener.results.facts())
+    return listener.results
 
 # %% ../../nbs/engine/02_engine.ipynb #6e8effcc
 def test(

@@ -25,6 +25,7 @@ import traitlets
 
 from ..core.errors import did_you_mean, explain
 from ..core.markup import Markup, tag
+from ..core.origins import BY_HAND, origin_of, replaced
 from ..core.predictions import Predictions
 from ..core.registry import Registry
 from ..data.datamodule import AnomalibDataModule
@@ -55,11 +56,11 @@ OUTDATES = {  # when this changes, those that came from it are gone
 # %% ../../nbs/steps/00_session.ipynb #5f6c1806
 def came_with(
     run: Predictions | None,  # any
-) -> dict[str, Any]:  # fitted_on, image, pixel: as `decide_at` takes them
+) -> dict[str, Any]:  # origin, image, pixel: as `decide_at` takes them
     "The thresholds of a run, before anybody moves them."
     attrs = getattr(run, "attrs", {})
     levels = {level: attrs[f"{level}_threshold"] for level in ("image", "pixel") if f"{level}_threshold" in attrs}
-    return {"fitted_on": attrs.get("fitted_on", ""), **levels}
+    return {"origin": origin_of(attrs), **levels}
 
 # %% ../../nbs/steps/00_session.ipynb #81d5004a
 class Session:
@@ -209,10 +210,10 @@ def provenance(
 # %% ../../nbs/steps/00_session.ipynb #98ab290c
 def chosen_on(
     run: Predictions | None,  # that was looked at
-) -> str:
-    "Where a threshold comes from that was set by hand: from the test images, if their truth is shown."
-    known = 0 if run is None else int((run.labels >= 0).sum())
-    return f"what {known} test images showed, by hand" if known else "a choice by hand"
+) -> tuple[str, list[str]]:  # in words; fingerprints of these images
+    "Where a threshold comes from that was set by hand: from the images that are shown, if their truth is."
+    known = [] if run is None else [each for each, label in zip(run.fingerprints, run.labels) if label >= 0]
+    return f"what {len(known)} images with known truth showed, by hand" if known else BY_HAND, known
 
 # %% ../../nbs/steps/00_session.ipynb #29c7c7a2
 def decides(
@@ -235,13 +236,17 @@ def inform(
 # %% ../../nbs/steps/00_session.ipynb #715448bf
 def decide_at(
     session: Session,  # with predictions, a model, or both
-    fitted_on: str | None = None,  # where the thresholds come from; None: from looking at the predictions
+    origin: dict[str, str] | None = None,  # where the thresholds come from; None: from looking at the predictions
     **thresholds: float,  # image and pixel, raw
 ) -> None:
     "Write thresholds into the session's predictions and its model."
-    said = chosen_on(session.predictions) if fitted_on is None else fitted_on
-    found = {"fitted_on": said, **{f"{level}_threshold": float(value) for level, value in thresholds.items()}}
-    if (run := session.predictions) is not None:
+    run = session.predictions
+    if origin is None:
+        origin = origin_of(session.model.post.state_dict() if run is None else run.attrs)
+        for level in thresholds:
+            origin = replaced(origin, level, *chosen_on(run))
+    found = {**origin, **{f"{level}_threshold": float(value) for level, value in thresholds.items()}}
+    if run is not None:
         session.__dict__["predictions"] = type(run)(run.dataset.assign_attrs(found))
     if decides(session):
         inform(session, **found, **{f"{level}_sensitivity": 0.5 for level in thresholds})

@@ -8,7 +8,7 @@ from PIL import Image
 
 from anomalib_nb.core import Predictions, read_json
 from anomalib_nb.data import DemoData, Folder
-from anomalib_nb.engine import Engine, copies_among, count_copies
+from anomalib_nb.engine import Engine, copied_images, copies_among
 from anomalib_nb.metrics import evaluate
 from anomalib_nb.models import PatchCore
 
@@ -44,7 +44,7 @@ def test_copies_are_counted_and_shown(tmp_path, engine, kind):
     shutil.copy(root / "train/good" / f"0.{kind}", root / "test/good" / f"same.{kind}")
     dirty = Folder(root, val_split_mode="none")
     found = engine.test(model, dirty)
-    assert found.leaks == 1 == count_copies(dirty) and found.images == 9
+    assert found.leaks == 1 == len(copied_images(dirty)) and found.images == 9
     assert "1 of 9 images are copies" in found._repr_html_()
     assert read_json(engine.run / "metrics.json")["leaks"] == 1
     assert evaluate(Predictions.load(engine.run / "test.zarr"), ["AUROC"], ["image"]).leaks == 1
@@ -56,7 +56,7 @@ def test_little_is_read(tmp_path, monkeypatch):
     root = tiles(tmp_path / "tiles", "bmp")
     read = []
     monkeypatch.setattr("anomalib_nb.data.splits.file_bytes", lambda path: read.append(path) or b"")
-    assert count_copies(Folder(root)) == 0 and not read
+    assert not copied_images(Folder(root)) and not read
 
 
 def test_what_cannot_be_read_does_not_end_a_test(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_what_cannot_be_read_does_not_end_a_test(tmp_path, monkeypatch):
 
     monkeypatch.setattr("anomalib_nb.engine.engine.excerpt", broken)
     with pytest.warns(UserWarning, match="not yours"):
-        assert count_copies(Folder(tiles(tmp_path / "tiles", "bmp"))) == 0
+        assert not copied_images(Folder(tiles(tmp_path / "tiles", "bmp")))
 
 
 def test_thresholds_meet_test_images_only_by_name(engine):
