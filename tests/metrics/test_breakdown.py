@@ -69,13 +69,15 @@ def test_each_type_is_judged_against_all_good_images(mode):
 
 
 def test_the_table_says_what_it_stands_on():
-    run = make_run(image_threshold=2.5, pixel_threshold=1.5, fitted_on="f1 on the test images")
+    run = make_run(image_threshold=2.5, pixel_threshold=1.5, fitted_on="f1 on two of them")
+    run.attrs["fitted_images"] = " ".join(run.fingerprints[:2])
     found = breakdown(run, [AUROC, F1Score])
     table = found.to_pandas()
     assert list(table.index) == ["scratch", "stain", "mean over types", "all images"]
     assert list(table.columns[:2]) == ["good", "anomalous"] and "pixel_F1Score" in table
     assert "Optimistic" in found._repr_html_() and "mean over types" in repr(found)
-    assert found.whole.optimistic and evaluate(run, [AUROC]).fitted_on == "f1 on the test images"
+    assert found.whole.optimistic and evaluate(run, [AUROC]).fitted_on == "f1 on two of them"
+    assert found.whole.seen == 2 and "fitted on 2 of the 10 images" in repr(evaluate(run, [AUROC]))
 
 
 def test_maps_are_read_a_few_at_a_time(tmp_path, monkeypatch):
