@@ -506,7 +506,6 @@ def refitted(
     "Thresholds fitted anew on validation images, by a rule."
     import torch
 
-    from anomalib_nb.core.origins import with_fingerprints
     from anomalib_nb.core.types import Batch
     from anomalib_nb.engine.engine import as_data, images_for
     from anomalib_nb.models.contract import CALIBRATION
@@ -514,7 +513,7 @@ def refitted(
     images = images_for(as_data(model.eval(), data), "validate")
     model.post.load_state_dict({"threshold_rule": rule, "pixel_threshold_rule": ""})
     with torch.no_grad():
-        seen = [model.predict_batch(with_fingerprints(batch)).replace(image=None) for batch in images]
+        seen = [model.predict_batch(batch).replace(image=None) for batch in images]
     known = {n: torch.cat([getattr(b, n) for b in seen]) for n in CALIBRATION if getattr(seen[0], n) is not None}
     return model.post.calibrate(Batch(**known, info=[note for b in seen for note in b.info or [{}] * len(b)]))
 

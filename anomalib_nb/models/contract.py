@@ -104,7 +104,8 @@ class AnomalyModule(LightningModule):
     def predict_batch(self, batch: Batch) -> Batch:
         "Raw predictions and decisions for a batch of images in [0, 1]."
         said = self(self.pre(batch.image))
-        return self.post(batch.replace(image=batch.image.float(), pred_score=said.pred_score, anomaly_map=said.anomaly_map))
+        known = with_fingerprints(batch)
+        return self.post(known.replace(image=batch.image.float(), pred_score=said.pred_score, anomaly_map=said.anomaly_map))
 
 # %% ../../nbs/models/00_contract.ipynb #3467d7dd
 def learns_by(
@@ -147,7 +148,7 @@ def validation_step(
     batch_idx: int,  # Lightning's, not used
 ) -> Batch:  # with predictions
     "Predict, and keep what calibration needs."
-    said = self.predict_batch(with_fingerprints(batch))
+    said = self.predict_batch(batch)
     kept = {n: v.cpu() for n, v in said.fields().items() if n in CALIBRATION}
     self.seen.append(Batch(**kept, info=said.info))
     return said
@@ -167,7 +168,7 @@ def predict(
     batch_idx: int,  # Lightning's, not used
 ) -> Batch:  # with raw predictions and decisions
     "The step of test and predict."
-    return self.predict_batch(with_fingerprints(batch))
+    return self.predict_batch(batch)
 
 # %% ../../nbs/models/00_contract.ipynb #7aa28558
 def note_batch(self, *args) -> None:
