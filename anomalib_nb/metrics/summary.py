@@ -106,21 +106,22 @@ def thin(
     return summary[kept]
 
 # %% ../../nbs/metrics/01_summary.ipynb #f4c38083
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=32)
 def first_ranks(
     count: int,  # scores
 ) -> np.ndarray:  # ascending
-    "The ranks from the top at which a cell begins, and the last rank."
-    cell = cells(np.arange(1, count + 1))
-    return np.append(np.flatnonzero(np.diff(cell, prepend=-1)), count - 1)
+    "The ranks from the top at which a cell begins."
+    return np.flatnonzero(np.diff(cells(np.arange(1, count + 1)), prepend=-1))
 
 # %% ../../nbs/metrics/01_summary.ipynb #c058541c
 def brief(
     scores: np.ndarray,  # (n,) at least one
 ) -> np.ndarray:  # (m, 5)
     "The summary of some scores with a row for each cell."
-    ranked = np.sort(scores)
-    x = np.unique(ranked[len(ranked) - 1 - first_ranks(len(ranked))])[::-1]
+    ranked, lowest = np.sort(scores), len(scores) - 1
+    ranks = first_ranks(1 << lowest.bit_length())  # a power of two, so that it is known already
+    ranks = np.append(ranks[: np.searchsorted(ranks, lowest)], lowest)
+    x = np.unique(ranked[lowest - ranks])[::-1]
     above, reached = (len(ranked) - np.searchsorted(ranked, x, side) for side in ("right", "left"))
     return np.stack([x, above, above, reached, reached], 1, dtype=np.float64)
 
@@ -148,9 +149,9 @@ def absorb(
     unit: float = 1.0,  # as in `thin`
 ) -> list[np.ndarray]:
     "The summaries of a stream with more scores."
-    levels = list(levels)
-    for start in range(0, len(scores), PIECE):
-        piece = slice(start, start + PIECE)
+    levels, step = list(levels), PIECE if weights is None else max(PIECE // 4, 1)  # weights need room
+    for start in range(0, len(scores), step):
+        piece = slice(start, start + step)
         new = brief(scores[piece]) if weights is None else thin(summarize(scores[piece], weights[piece]), unit)
         levels = carry([*levels, new], unit)
     return levels
