@@ -111,7 +111,12 @@ def first_ranks(
     count: int,  # scores
 ) -> np.ndarray:  # ascending
     "The ranks from the top at which a cell begins."
-    return np.flatnonzero(np.diff(cells(np.arange(1, count + 1)), prepend=-1))
+    cell = np.arange(*cells(np.array([1.0, count])) + [0, 1])
+    share = FINENESS * cell
+    near = np.floor(np.where(share < 1, share, np.exp(share - 1)) / FINENESS)  # where each cell begins, but for rounding
+    amounts = np.clip(near + np.arange(-1, 3)[:, None], 1, count)
+    first = (cells(amounts) >= cell).argmax(0)
+    return np.unique(amounts[first, np.arange(len(cell))]).astype(np.int64) - 1
 
 # %% ../../nbs/metrics/01_summary.ipynb #c058541c
 def brief(

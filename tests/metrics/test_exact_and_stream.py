@@ -51,7 +51,11 @@ def scores_of(kind, random, masks):
         maps = np.where(random.random(masks.shape) < 0.8, 0, np.abs(maps))
     if kind == "infinite":
         maps[maps > 1.5] = np.inf
-    changed = {"integer": np.round(2 * maps), "clipped": maps.clip(-0.5, 0.5), "rounded": maps.round(1)}
+    changed = {
+        "integer": np.round(2 * maps),
+        "clipped": maps.clip(-0.5, 0.5),
+        "rounded": maps.round(1),
+    }
     maps = changed.get(kind, maps)
     return maps if kind == "double" else (maps + 0.0).astype(np.float32)
 
@@ -183,7 +187,9 @@ def test_a_step_that_stands_at_the_upper_bound(seed):
     maps, masks = ten(seed)  # 50,000 normal pixels: five of them are a rate of 1e-4
     exact, stream = AUPIMO(mode="exact"), AUPIMO(mode="streaming")
     value, bounded = (fed(metric, [(maps, masks)], 3).compute() for metric in (exact, stream))
-    assert math.isclose(value, aupimo_by_definition([(maps, masks)], (1e-5, 1e-4)).mean(), abs_tol=1e-9)
+    assert math.isclose(
+        value, aupimo_by_definition([(maps, masks)], (1e-5, 1e-4)).mean(), abs_tol=1e-9
+    )
     assert math.isclose(value, bounded, abs_tol=1e-12) and bounded.bound < 1e-12
 
 
@@ -239,7 +245,10 @@ def test_a_rate_where_curves_end(upper):
 
 
 def test_mixed_sizes_are_refused_by_a_stream_alone():
-    run = [(np.random.default_rng(size).random((2, size, size)), np.zeros((2, size, size), bool)) for size in (8, 9)]
+    run = [
+        (np.random.default_rng(size).random((2, size, size)), np.zeros((2, size, size), bool))
+        for size in (8, 9)
+    ]
     run[0][1][1, 2, 2] = True
     fed(AUPIMO((0.01, 0.5)), run, 1).compute()
     with pytest.raises(ValueError, match="several sizes.*mode='exact'"):
@@ -252,7 +261,11 @@ def test_mixed_sizes_are_refused_by_a_stream_alone():
 @CALM
 @given(st.floats(allow_nan=False), st.lists(st.floats(allow_nan=False), max_size=20), st.data())
 def test_the_smallest_score_that_is_decided(threshold, values, data):
-    near = [np.float32(threshold), np.nextafter(np.float32(threshold), np.float32(-np.inf)), lowest_decided(threshold)]
+    near = [
+        np.float32(threshold),
+        np.nextafter(np.float32(threshold), np.float32(-np.inf)),
+        lowest_decided(threshold),
+    ]
     near += [np.nextafter(float(each), end) for each in near for end in (-np.inf, np.inf)]
     scores = np.array([*values, *map(float, near), threshold, np.inf, -np.inf])
     assert ((scores >= lowest_decided(threshold)) == decide(scores, threshold)).all()
@@ -272,23 +285,38 @@ def pro_by_definition(run, threshold):
 def test_overlap_at_a_given_threshold(run, step, coarse, data):
     values = np.unique(np.concatenate([maps.ravel() for maps, _ in run]))
     choice = data.draw(st.integers(0, len(values) - 1))
-    beside = np.nextafter(values[choice], data.draw(st.sampled_from([-np.inf, np.inf])), dtype=values.dtype)
-    threshold = data.draw(st.sampled_from([values[choice], float(values[choice]), float(beside), 0.7, 0, np.float64(0.5)]))
+    beside = np.nextafter(
+        values[choice], data.draw(st.sampled_from([-np.inf, np.inf])), dtype=values.dtype
+    )
+    threshold = data.draw(
+        st.sampled_from(
+            [values[choice], float(values[choice]), float(beside), 0.7, 0, np.float64(0.5)]
+        )
+    )
     expected = pro_by_definition(run, threshold)
     for make, function in ((PRO, pro), (SPRO, None)):
         exact = fed(make(threshold, mode="exact"), run, 100).compute()
         assert math.isclose(exact, expected, abs_tol=1e-12)
         with coarsely() if coarse else coarsely(2**21, 1 / 8192):
-            agree(exact, fed(make(threshold, mode="streaming"), run, step).compute(), tight=not coarse)
+            agree(
+                exact, fed(make(threshold, mode="streaming"), run, step).compute(), tight=not coarse
+            )
         if function:
             one = [run[0]]
-            assert math.isclose(function(*run[0], threshold), pro_by_definition(one, threshold), abs_tol=1e-12)
+            assert math.isclose(
+                function(*run[0], threshold), pro_by_definition(one, threshold), abs_tol=1e-12
+            )
 
 
 @pytest.mark.parametrize("precision", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("threshold", [0.7, np.float32(0.7), np.float64(0.7), float(np.float32(0.7))])
+@pytest.mark.parametrize(
+    "threshold", [0.7, np.float32(0.7), np.float64(0.7), float(np.float32(0.7))]
+)
 def test_maps_that_are_all_at_the_threshold(precision, threshold):
-    maps, masks = np.full((2, 4, 4), 0.7 if precision != np.float16 else 0.75, precision), np.zeros((2, 4, 4), bool)
+    maps, masks = (
+        np.full((2, 4, 4), 0.7 if precision != np.float16 else 0.75, precision),
+        np.zeros((2, 4, 4), bool),
+    )
     masks[0, :2] = True
     regions = [Regions(masks[:1], [4]), Regions(masks[:0], [])]
     assert pro(maps, masks, threshold) == spro(maps, regions, threshold) == 1
@@ -319,7 +347,9 @@ def published_for_3d(maps, masks, limit, positions=100):
     points = [(1.0, 1.0)]
     for i in range(positions):
         rank = int(i * (len(background) - 1) / (positions - 1))
-        overlap = [sum(score > background[rank] for score in region) / len(region) for region in regions]
+        overlap = [
+            sum(score > background[rank] for score in region) / len(region) for region in regions
+        ]
         points.append((1 - (rank + 1) / len(background), sum(overlap) / len(overlap)))
     points, total = points[::-1], 0.0
     for (left, low), (right, high) in zip(points, points[1:], strict=False):
@@ -364,8 +394,15 @@ ORDERS = {
 def streamed(sizes, side=24):
     "Levels, bytes and the largest sum of both that a stream came to, with its value and the exact one."
     metrics = [AUROC, AUPRO, AUPIMO((1e-2, 1e-1))]
-    evaluators = {mode: Evaluator(metrics, levels=["pixel"], mode=mode) for mode in ("streaming", "exact")}
-    [kept], random, most, levels = evaluators["streaming"].stores.values(), np.random.default_rng(0), 0, 0
+    evaluators = {
+        mode: Evaluator(metrics, levels=["pixel"], mode=mode) for mode in ("streaming", "exact")
+    }
+    [kept], random, most, levels = (
+        evaluators["streaming"].stores.values(),
+        np.random.default_rng(0),
+        0,
+        0,
+    )
     seen = 0
     for size in sizes:
         masks = np.zeros((size, side, side), bool)
@@ -416,7 +453,9 @@ def test_a_wrong_batch_is_refused_as_a_whole():
         with pytest.raises(ValueError, match=r"9\.png"):
             kept.update(maps, masks, names)
         with pytest.raises(ValueError, match="several|There are 3 Regions"):
-            Store("streaming", needs=("regions",)).update(np.zeros_like(maps), masks, regions=[Regions(masks[:0], [])] * 3)
+            Store("streaming", needs=("regions",)).update(
+                np.zeros_like(maps), masks, regions=[Regions(masks[:0], [])] * 3
+            )
         with pytest.raises(ValueError, match="no scores"):
             kept.compute()
 
@@ -427,5 +466,8 @@ def test_many_small_parts_become_one():
         kept.update(np.full((1, 2, 2), i, np.float32), np.full((1, 2, 2), i % 2 == 0))
     assert max(len(getattr(kept, name)) for name in ("normal", "anomalous", "images")) < 300
     sample = kept.compute()
-    assert len(sample.images) == 1000 and (np.sort(sample.normal) == np.repeat(np.arange(1, 1000, 2), 4)).all()
+    assert (
+        len(sample.images) == 1000
+        and (np.sort(sample.normal) == np.repeat(np.arange(1, 1000, 2), 4)).all()
+    )
     assert (sample.anomalous == np.repeat(np.arange(0, 1000, 2), 4)).all()
