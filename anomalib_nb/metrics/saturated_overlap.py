@@ -19,12 +19,13 @@ import numpy as np
 
 from ..core.errors import explain
 from ..core.io import read_json
+from ..core.predictions import decide
 from .curves import area, area_between, undefined
 from .evaluator import Metric
-from .region_overlap import checked_limit, overlap_curve
+from .region_overlap import checked_limit, checked_threshold, overlap_curve
 from .sample import Sample, Tally, as_labels, as_scores, components, count_around, sorted_normal, split
 from .store import Bounds, Counts, Decisions, Regions, Store, all_normal, check_regions, regions_of, weights
-from .summary import FROM_HIGH, bounds_at
+from .summary import FROM_HIGH, decided_from
 
 # %% ../../nbs/metrics/14_saturated_overlap.ipynb #a6e073c2
 def saturation_of(
@@ -102,21 +103,21 @@ def sample_of(
 # %% ../../nbs/metrics/14_saturated_overlap.ipynb #d243ce32
 def spro_of(
     sample: Sample,  # of maps, with regions
-    threshold: float,  # a pixel is reported iff score >= threshold
+    threshold: float,  # on raw scores; see `decide`
 ) -> float:  # in [0, 1]; NaN without a region
     "Saturated overlap at a threshold, of a sample."
     count = int(np.count_nonzero(sample.saturations))
-    found = float(weights(sample.saturations)[sample.saturated >= threshold].sum())
+    found = float(weights(sample.saturations)[decide(sample.saturated, threshold)].sum())
     return min(found / count, 1.0) if count else undefined("sPRO", "a region")
 
 # %% ../../nbs/metrics/14_saturated_overlap.ipynb #a135e9ce
 def spro(
     maps: Any,  # (N, H, W) raw scores; decisions too, with any threshold between 0 and 1
     regions: Sequence[Regions],  # one for each image
-    threshold: float = 0.5,  # a pixel is reported iff score >= threshold
+    threshold: float = 0.5,  # on raw scores; see `decide`
 ) -> float:  # in [0, 1]; NaN without a region
     "Saturated per-region overlap at a threshold."
-    return spro_of(sample_of(maps, regions), threshold)
+    return spro_of(sample_of(maps, regions), checked_threshold(threshold))
 
 # %% ../../nbs/metrics/14_saturated_overlap.ipynb #296b1f93
 def count_saturated(
@@ -217,7 +218,7 @@ class SPRO(Metric):
     ):
         self.gathers = SaturatedDecisions if threshold is None else Store
         super().__init__(**options)
-        self.threshold = threshold
+        self.threshold = None if threshold is None else checked_threshold(threshold)
         self.fields = {"pixel": ("pred_mask" if threshold is None else "anomaly_map", "gt_mask")}
 
     @property
@@ -233,7 +234,8 @@ class SPRO(Metric):
         found = bounds.streams.saturated
         if not len(found):
             return (undefined(self.name, "a region"),) * 2
-        return tuple(bounds_at(found, np.array([self.threshold]))[0, 2:] / found[-1, FROM_HIGH])
+        low, high = decided_from(found, self.threshold)
+        return low / found[-1, FROM_HIGH], high / found[-1, FROM_HIGH]
 
 # %% ../../nbs/metrics/14_saturated_overlap.ipynb #641bad75
 class AUSPRO(Metric):

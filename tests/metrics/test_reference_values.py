@@ -47,7 +47,8 @@ def test_areas_and_f1(run):
 def test_overlap(run, limit, rule):
     maps, masks, *_, recorded = run
     close(aupro(maps, masks, limit, rule), recorded[f"pixel_AUPRO_{limit}"])
-    close(pro(maps, masks, np.nextafter(0.5, 1)), recorded["pixel_PRO_0.5"])  # theirs: above 0.5
+    above = np.nextafter(np.float32(0.5), np.float32(1))  # theirs: above 0.5
+    close(pro(maps, masks, above), recorded["pixel_PRO_0.5"])
 
 
 def test_decisions(run):
