@@ -7,7 +7,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/calibration.html.md"""
 # %% auto #0
 __all__ = ['Calibration', 'as_probabilities', 'bin_edges', 'Reliability', 'reliability', 'ece', 'mce', 'brier', 'Logistic',
            'finite', 'fit_logistic', 'Isotonic', 'fit_isotonic', 'at_rate', 'promises', 'promised_and_true',
-           'sum_between', 'kept_scores', 'sums_beyond', 'gaps_between', 'ECE', 'MCE', 'Brier']
+           'sum_between', 'sums_beyond', 'gaps_between', 'ECE', 'MCE', 'Brier']
 
 # %% ../../nbs/metrics/10_calibration.ipynb #1e5c8243
 from collections.abc import Callable
@@ -47,7 +47,8 @@ def bin_edges(
         what = f"{bins} bins of equal {equal!r} were asked for"
         raise ValueError(explain(what, "Expected at least one bin, of equal 'width' or 'mass'"))
     if equal == "width":
-        return (np.arange(1, bins) / bins).astype(values.dtype)
+        edges = np.arange(1, bins) / bins
+        return np.maximum(edges, edges.astype(np.float32)).astype(values.dtype)
     last = -(-values.size * np.arange(1, bins) // bins) - 1
     return np.unique(np.sort(values)[last[last >= 0]])
 
@@ -140,7 +141,7 @@ def fit_logistic(
     scores, labels = finite(scores, labels)
     anomalous, normal = int(labels.sum()), int((~labels).sum())
     target = np.where(labels, (anomalous + 1) / (anomalous + 2), 1 / (normal + 2))
-    center, spread = scores.mean(), scores.std() or 1.0
+    center, spread = scores.mean(), scores.std() if np.ptp(scores) else 1.0
     x = (scores - center) / spread
 
     def surprise(line: np.ndarray) -> tuple[float, np.ndarray]:
@@ -194,7 +195,7 @@ def promises(
     calibration: Calibration | None,  # None: they are probabilities
 ) -> np.ndarray:  # (n,) in [0, 1]
     "Probabilities of scores."
-    found = scores if calibration is None else np.asarray(calibration(scores))
+    found = scores if calibration is None else np.asarray(calibration(np.asarray(scores, np.float64)))
     return as_probabilities(found, np.zeros(found.shape, bool))[0] if found.size else found
 
 # %% ../../nbs/metrics/10_calibration.ipynb #e75d7044
@@ -221,14 +222,6 @@ def sum_between(
     base = values[-1] * summary[-1, FROM_HIGH]
     return base + np.array([up @ least + down @ most, up @ most + down @ least])
 
-# %% ../../nbs/metrics/10_calibration.ipynb #a0100ccf
-def kept_scores(
-    summary: np.ndarray,  # (m, 5) of scores, highest first
-) -> np.ndarray:  # (m,) float32 if they came so
-    "The scores that a summary kept."
-    single = summary[:, SCORE].astype(np.float32)
-    return single if (single == summary[:, SCORE]).all() else summary[:, SCORE]
-
 # %% ../../nbs/metrics/10_calibration.ipynb #c89570a2
 def sums_beyond(
     summary: np.ndarray,  # (m, 5) of scores, highest first
@@ -236,10 +229,9 @@ def sums_beyond(
     bins: int,  # of equal width
 ) -> np.ndarray:  # (bins + 1, 2, 2) edge x (count, probability) x (least, largest)
     "How many scores have a probability beyond each edge, and its sum."
-    p = promises(kept_scores(summary), calibration)
+    p = promises(summary[:, SCORE], calibration)
     edges = bin_edges(p, bins, "width")
     beyond = [np.ones(len(p), bool), *(p > edge for edge in edges), np.zeros(len(p), bool)]
-    p = p.astype(np.float64)
     return np.array(
         [[sum_between(summary, far * 1.0), sum_between(summary, far * p)] for far in beyond]
     )
@@ -326,7 +318,7 @@ class Brier(Metric):
     def within(self, bounds: Bounds) -> tuple[float, float]:
         total = np.zeros(2)
         for heap, outcome in ((all_normal(bounds), 0), (bounds.streams.anomalous, 1)):
-            p = promises(kept_scores(heap), self.calibration).astype(np.float64)
+            p = promises(heap[:, SCORE], self.calibration)
             total += sum_between(heap, (p - outcome) ** 2)
         low, high = total / bounds.images[:, 0].sum()
         return float(low), float(high)

@@ -52,13 +52,16 @@ def settle(
 
 # %% ../../nbs/processing/02_synthetic.ipynb #51b76902
 def as_last_resort(
+    rng: np.random.Generator,  # where chance comes from
     image: np.ndarray,  # (H, W, 3) uint8
     shape: np.ndarray,  # (H, W) bool, perhaps empty
 ) -> tuple[np.ndarray, np.ndarray]:  # the image uint8, and the mask (H, W) bool
-    "Another brightness in a shape, or in the middle of the image if it is empty."
+    "Another brightness in a shape, or in a small rectangle somewhere if it is empty."
     if not shape.any():
-        h, w = shape.shape
-        shape = np.pad(np.ones((h - 2 * (h // 3), w - 2 * (w // 3)), bool), [(h // 3,) * 2, (w // 3,) * 2])
+        sides = [max(2, round(rng.uniform(0.1, 0.3) * n)) for n in shape.shape]
+        y, x = (int(rng.integers(n - side + 1)) for n, side in zip(shape.shape, sides))
+        shape = np.zeros_like(shape)
+        shape[y : y + sides[0], x : x + sides[1]] = True
     away = np.where(image.mean(-1, keepdims=True) < 128, 64.0, -64.0)
     return settle(image, image + away, shape)
 
@@ -92,7 +95,7 @@ class SyntheticDefect:
             damaged, mask = settle(image, made, shape)
             if mask.any():
                 return damaged, mask
-        return as_last_resort(image, shape)
+        return as_last_resort(rng, image, shape)
 
     def batch(
         self,
@@ -366,7 +369,7 @@ def patch_sides(
 ) -> tuple[int, int]:  # (h, w) in pixels
     "Sides of a patch: 3 to 40 percent of the image, mostly small."
     shares = np.minimum(0.03 + rng.gamma(2, 0.05, 2), 0.4)
-    return tuple(max(6, round(share * n)) for share, n in zip(shares, size))
+    return tuple(max(min(6, max(3, n // 10)), round(share * n)) for share, n in zip(shares, size))
 
 # %% ../../nbs/processing/02_synthetic.ipynb #430a9f85
 class NSA(SyntheticDefect):
@@ -472,23 +475,27 @@ def drawn(
 ) -> tuple[np.ndarray, np.ndarray]:  # (H, W, 3) in [0, 255], and where something was drawn: (H, W) bool
     "An image after a pen has drawn into some windows."
     made, size = image.astype(np.float32), image.shape[:2]
+    meant, least = np.zeros(size, bool), 16 if min(size) >= 64 else min(size) // 5
     for _ in range(rng.integers(count[0], count[1] + 1)):
-        n = min(max(16, round(rng.uniform(*side) * min(size))), *size)
+        n = min(max(least, round(rng.uniform(*side) * min(size))), *size)
         window = corner(rng, size, (n, n))
-        made[window] = 255 * pen(rng, made[window] / 255)[0].clip(0, 1)
-    return made, np.abs(made - image).max(-1) > 0.5
+        after, shape = pen(rng, made[window] / 255)
+        made[window], meant[window] = 255 * after.clip(0, 1), meant[window] | shape
+    changed = np.abs(made - image).max(-1) > 0.5
+    return made, changed if changed.any() else meant
 
 # %% ../../nbs/processing/02_synthetic.ipynb #f6a46e26
 def scratch(
     rng: np.random.Generator,  # where chance comes from
     image: np.ndarray,  # (H, H, 3) in [0, 1]
+    wide: float = 1.0,  # times its usual width
 ) -> tuple[np.ndarray, np.ndarray]:  # the image with the defect, and where: (H, H) bool
     "A groove with a light and a dark flank."
     size, angle = len(image), rng.uniform(0.5, 2.6)
     path = walk(rng, rng.uniform(0.35, 0.65, 2) - 0.16 * np.array([np.cos(angle), np.sin(angle)]),
                 rng.uniform(0.25, 0.4), 0.03, angle)
-    offset = 1.3 / 256 * np.array([-np.sin(angle), np.cos(angle)])
-    light, dark = line(size, [path + offset], 1.5), line(size, [path - offset], 1.5)
+    offset = wide * 1.3 / 256 * np.array([-np.sin(angle), np.cos(angle)])
+    light, dark = line(size, [path + offset], wide * 1.5), line(size, [path - offset], wide * 1.5)
     return image + (0.26 * light - 0.26 * dark)[..., None], light + dark > 0.25
 
 # %% ../../nbs/processing/02_synthetic.ipynb #72d93063
@@ -503,6 +510,8 @@ class Scratches(SyntheticDefect):
         self.count, self.side = tuple(count), tuple(side)
 
     def propose(self, rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if min(image.shape[:2]) < 64:  # as wide as on 64 pixels, or its flanks would hide each other
+            return drawn(rng, image, lambda rng, window: scratch(rng, window, 64 / len(window)), self.count, self.side)
         return drawn(rng, image, scratch, self.count, self.side)
 
 # %% ../../nbs/processing/02_synthetic.ipynb #068b339e

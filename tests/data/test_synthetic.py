@@ -1,5 +1,6 @@
 """Made defects keep their promises on any image, for any seed."""
 
+import hashlib
 import random
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from anomalib_nb.processing import (
     VISIBLE,
     Perlin,
     SyntheticDefect,
+    as_last_resort,
     get_defect,
     list_defects,
     poisson_blend,
@@ -62,6 +64,52 @@ def test_promises(name, height, width, kind, seed):
 def test_seeds_differ(name):
     good = picture(96, 96, "drawn")
     assert len({get_defect(name)(good, seed)[0].tobytes() for seed in range(10)}) > 5
+
+
+LARGEST = {"CutPaste": 0.18, "CutPasteScar": 0.05, "NSA": 0.5, "Perlin": 0.9}  # of the image; pens: a fifth
+
+
+@pytest.mark.parametrize("kind", ["drawn", "black", "white"])
+@pytest.mark.parametrize("size", [16, 17, 20, 24, 31, 48, 63, 64, 128, 512])
+@pytest.mark.parametrize("name", NAMES)
+def test_defects_of_any_size_are_small_and_vary(name, size, kind):
+    good, count = picture(size, size + size // 3, kind), 24 if size < 128 else 4
+    masks = [get_defect(name)(good, seed)[1] for seed in range(count)]
+    assert all(mask.any() and mask.mean() <= LARGEST.get(name, 0.2) for mask in masks)
+    assert len({mask.tobytes() for mask in masks}) >= 0.75 * count
+    assert np.any(masks, 0).sum() > 2 * np.mean([mask.sum() for mask in masks])  # in other places
+
+
+@pytest.mark.parametrize("name", ["Scratches", "Spots", "Stains"])
+@pytest.mark.parametrize("size", [16, 20, 24])
+def test_pens_reach_all_sides_of_small_images(name, size):
+    good = picture(size, size, "drawn")
+    masks = np.array([get_defect(name)(good, seed)[1] for seed in range(150)])
+    assert masks.mean((1, 2)).max() <= 0.2 and masks.mean() < 0.1
+    half = size // 2
+    for part in (masks[:, :half], masks[:, half:], masks[:, :, :half], masks[:, :, half:]):
+        assert part.any((1, 2)).mean() > 0.3
+    assert masks.any(0).mean() > 0.3
+
+
+# What the pens drew on images of 64 pixels and more before small ones were taken care of.
+DRAWN = {"Scratches": "7c5683fc8915", "Spots": "86a33e34b370", "Stains": "57aa0f514b06"}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_defects_of_usual_size_stay_what_they_were(name):
+    good = picture(64, 80, "random")
+    made = b"".join(get_defect(name)(good, seed)[1].tobytes() for seed in range(5))
+    assert hashlib.sha256(made).hexdigest()[:12] == DRAWN[name]
+
+
+def test_what_cannot_be_seen_takes_another_brightness_in_another_place():
+    black = np.zeros((100, 100, 3), np.uint8)
+    masks = [get_defect("stains")(black, seed)[1] for seed in range(10)]
+    assert len({mask.tobytes() for mask in masks}) == 10 and max(mask.mean() for mask in masks) < 0.1
+    places = [as_last_resort(np.random.default_rng(i), black, np.zeros((100, 100), bool))[1] for i in range(10)]
+    assert len({mask.tobytes() for mask in places}) == 10
+    assert all(0.005 < mask.mean() <= 0.1 for mask in places)
 
 
 def test_global_generators_are_left_alone_and_do_not_matter():

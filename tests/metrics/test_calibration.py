@@ -17,6 +17,7 @@ from anomalib_nb.metrics import (
     Evaluator,
     at_rate,
     auroc,
+    bin_edges,
     brier,
     ece,
     fit_isotonic,
@@ -157,6 +158,8 @@ def test_separated_classes_give_a_finite_slope_and_one_class_a_constant():
     assert np.isfinite(apart.slope) and 0.9 < apart([99])[0] < 1
     assert np.allclose(fit_logistic([1, 2, 3], [0, 0, 0])([1, 2, 3]), 0.2, atol=1e-6)
     assert (fit_isotonic([1, 2, 3], [1, 1, 1])([0, 9]) == 1).all()
+    for same in (0.1, 0.7, 1e-30, 1e12 + 0.1):  # their mean, rounded, may be another number
+        assert np.allclose(fit_logistic([same] * 3, [0, 0, 0])([same, same * 1.001]), 0.2, atol=1e-3)
 
 
 @pytest.mark.parametrize("fit", [fit_logistic, fit_isotonic])
@@ -230,6 +233,42 @@ def test_streams_hold_what_they_bound(kind):
     assert stream["image_Brier"].bound < 1e-3
     if kind != "tiny gaps":  # there the edge of a bin lies in the midst of all
         assert stream["image_ECE"].bound < 5e-3
+
+
+def as_they_come(values, how):
+    "Single-precision numbers, in single or in double precision."
+    return {"tensor": torch.tensor(values), "list": values.tolist(), "double": values.astype(float)}[how]
+
+
+@pytest.mark.parametrize("how", ["tensor", "list", "double"])
+@pytest.mark.parametrize("bins", [5, 10, 15])
+def test_numbers_in_another_precision_are_in_the_same_bins(bins, how):
+    random = np.random.default_rng(0)
+    edges = np.float32(np.arange(1, bins) / bins)
+    around = [edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(1))]
+    values = random.permutation(np.concatenate([*around, random.random(200, np.float32)]))
+    labels = random.random(len(values)) < values
+    given = as_they_come(values, how)
+    found, expected = reliability(given, labels, bins), reliability(values, labels, bins)
+    assert found.count.tolist() == expected.count.tolist() and ece(given, labels, bins) == ece(values, labels, bins)
+    for kind in (ECE, MCE):
+        for calibration in (None, np.sqrt, lambda p: 0.9 * p):
+            exact, stream = (kind(bins, calibration=calibration, mode=mode) for mode in ("exact", "streaming"))
+            for metric in (exact, stream):
+                metric.update(given, labels)
+            assert abs(stream.compute() - exact.compute()) <= stream.compute().bound + 1e-12
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_edge_belongs_to_the_bin_below_in_either_precision(dtype):
+    for bins in range(1, 40):
+        edges = (np.arange(1, bins) / bins).astype(dtype)
+        values = np.repeat(edges, 2)
+        values[1::2] = np.nextafter(values[1::2], dtype(1))
+        found = np.searchsorted(bin_edges(values, bins, "width"), values)
+        assert found[::2].tolist() == list(range(bins - 1))
+        beyond = np.nextafter(np.float32(edges), np.float32(1)).astype(dtype)
+        assert np.searchsorted(bin_edges(values, bins, "width"), beyond).tolist() == list(range(1, bins))
 
 
 def test_equal_mass_is_not_streamed_and_says_so():

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -30,8 +31,10 @@ from anomalib_nb.metrics import (
     needed,
     pb,
     pg,
+    place_of,
     quantile,
     recall_at_fpr,
+    value_at,
 )
 
 CALM = settings(derandomize=True, deadline=None, max_examples=60)
@@ -103,7 +106,54 @@ def test_pg_and_pb_follow_numpy_quantiles(sample, n):
     for share in (n, 1 - n):
         assert quantile(anomalous, share) == pytest.approx(np.quantile(anomalous, share), abs=1e-3)
     assert pg(scores, labels, n) == np.mean(normal < quantile(anomalous, n))
-    assert pb(scores, labels, n) == np.mean(anomalous > quantile(normal, 1 - n))
+    assert pb(scores, labels, n) == np.mean(anomalous > -quantile(-normal, n))
+
+
+def exact_quantile(values, share):
+    "In fractions, of a share as it is written in decimals."
+    place = Fraction(str(share)) * (len(values) - 1)
+    low, part = divmod(place, 1)
+    ordered = [Fraction(float(value)) for value in sorted(values)]
+    return ordered[int(low)] * (1 - part) + ordered[min(int(low) + 1, len(ordered) - 1)] * part
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 11, 21, 26, 101])
+def test_a_part_that_ties_with_a_quantile_lies_neither_below_nor_above(total):
+    values, labels = np.arange(total, dtype=float), np.repeat([0, 1], total)
+    metrics = [kind(0.0, mode=mode) for kind in (PGn, PBn) for mode in ("exact", "streaming")]
+    for metric in metrics:
+        metric.update(np.tile(values, 2), labels)
+    for percent in range(101):
+        n = percent / 100
+        low, high = exact_quantile(values, n), -exact_quantile(-values, n)
+        below, above = sum(v < low for v in values) / total, sum(v > high for v in values) / total
+        assert pg(np.tile(values, 2), labels, n) == below, n
+        assert pb(np.tile(values, 2), labels, n) == above, n
+        for metric in metrics if percent in (0, 7, 29, 58, 93) else []:
+            metric.n, metric._computed = n, None
+            found = metric.compute()
+            expected = below if isinstance(metric, PGn) else above
+            assert abs(found - expected) <= getattr(found, "bound", 0) + 1e-12, (metric, n)
+
+
+@CALM
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=30), st.floats(0, 1))
+def test_a_value_between_two_lies_between_them(values, share):
+    place, ordered = place_of(share, len(values)), np.sort(values)
+    assert 0 <= place <= len(values) - 1
+    found = value_at(np.array(values), place)
+    assert ordered[math.floor(place)] <= found <= ordered[math.ceil(place)]
+
+
+@pytest.mark.parametrize("single", [np.float32, lambda share: torch.tensor(share)])
+def test_a_share_in_single_precision_is_the_share_that_was_written(single):
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [20, 50])
+    scores = random.normal(size=70) + labels
+    for share in (0.05, 0.1, 0.29, 0.3, 0.58, 0.9, 0.95):
+        for kind, function in zip(KINDS, (fpr_at_recall, recall_at_fpr, pg, pb)):
+            assert function(scores, labels, single(share)) == function(scores, labels, share)
+            assert kind(single(share)).name == kind(share).name
 
 
 def test_names_tell_the_share():
@@ -246,6 +296,20 @@ def test_the_range_of_parts_is_the_range_of_the_whole():
         metric.update([1, math.nan])
 
 
+@pytest.mark.parametrize("ends", [(0.1, 2**24 + 1), (-1e300, 1e300), (1e-300, 2.0**53 - 1), (-math.inf, math.inf)])
+def test_ends_stay_as_they_came(ends):
+    metric = MinMax()
+    for value in reversed(ends):
+        metric.update([value])
+    assert metric.compute() == min_max(ends) == ends
+    metric.update(np.float32([0.3]))
+    metric.reset()
+    assert metric.compute() == (math.inf, -math.inf)
+    metric.update(torch.tensor([0.1]))
+    assert metric.compute() == (float(np.float32(0.1)),) * 2  # that is how it came
+    assert MinMax()(torch.tensor(ends, dtype=torch.float64)) == ends
+
+
 @CALM
 @given(st.integers(2, 20), st.integers(0, 20), st.integers(0, 100))
 def test_the_distribution_is_that_of_the_logarithms(count, cut, seed):
@@ -328,7 +392,7 @@ def fed(metrics, rows):
         for i in rows:
             one = slice(i, i + 1)
             if name == "range" or name == "mebin":
-                metric.update(maps[one])
+                metric.update(maps[one] if name == "mebin" else maps[one].astype(float) + 0.1)
             elif name == "spread":
                 metric.update(maps[one].max((1, 2)), maps[one])
             else:

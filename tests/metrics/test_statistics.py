@@ -17,6 +17,7 @@ from anomalib_nb.metrics import (
     aupr,
     aupro,
     auroc,
+    bca_tails,
     bootstrap,
     bootstrap_interval,
     bootstrap_mean,
@@ -26,6 +27,8 @@ from anomalib_nb.metrics import (
     delong,
     delong_error,
     delong_test,
+    expanded_tails,
+    expected_error,
     f1_max,
     friedman_test,
     holm,
@@ -36,6 +39,7 @@ from anomalib_nb.metrics import (
     pixel_metrics,
     pixel_tables,
     placements,
+    plausible,
     pro,
     representatives,
     resamples,
@@ -84,9 +88,12 @@ def test_the_example_of_the_fact_sheet():
     assert v10.tolist() == [0.5, 1, 1] and np.allclose(v01, [1, 2 / 3, 5 / 6])
     assert delong_error(v10, v01) == pytest.approx(0.19245, abs=1e-6)
     found = delong(SCORES, LABELS)
-    reach = 1.959964 * 0.1924501 / (found.value * (1 - found.value))
-    ends = 1 / (1 + np.exp(-(np.log(5) + np.array([-reach, reach]))))
-    assert [found.low, found.high] == pytest.approx(ends, abs=1e-5)
+    truth = np.linspace(0, 1, 200_001)[1:-1]  # all AUROCs that there are, one by one
+    there = 0.1924501 * np.sqrt(truth * (1 - truth) / (found.value * (1 - found.value)))
+    usual = np.sqrt(truth * (1 - truth) * (1 + 2 * (1 - truth) / (2 - truth) + 2 * truth / (1 + truth)) / 9)
+    near = np.abs(found.value - truth) <= stats.t.ppf(0.975, 3.2) * np.maximum(there, usual)
+    assert [found.low, found.high] == pytest.approx([truth[near].min(), truth[near].max()], abs=1e-5)
+    assert (np.diff(np.flatnonzero(near)) == 1).all()  # in one piece
     assert delong(torch.tensor(SCORES), torch.tensor(LABELS)) == found
 
 
@@ -107,17 +114,46 @@ def test_delongs_test_is_that_of_the_covariances(sample, seed):
     first, labels = sample
     second = first + np.random.default_rng(seed).normal(size=len(first)).round(1)
     pairs = list(zip(placements(first, labels), placements(second, labels)))
-    variance = 0
-    for one, other in pairs:
-        s = np.cov(one, other)
-        variance += (s[0, 0] + s[1, 1] - 2 * s[0, 1]) / len(one)
+    s = sum(np.cov(one, other) / len(one) for one, other in pairs)
+    parts = [np.var(one - other, ddof=1) / len(one) for one, other in pairs]
     found = delong_test(first, second, labels)
     assert found.difference == pytest.approx(auroc(first, labels) - auroc(second, labels))
-    if variance > 1e-12:
-        z = found.difference / math.sqrt(variance)
-        assert found.statistic == pytest.approx(z) and found.p == pytest.approx(2 * ndtr(-abs(z)))
+    if sum(parts) > 1e-12:
+        values = [auroc(each, labels) for each in (first, second)]
+        expected = [expected_error(value, len(pairs[0][0]), len(pairs[1][0])) for value in values]
+        both = math.sqrt(s[0, 0] * s[1, 1])
+        a, b = np.maximum(np.sqrt(np.diag(s)), expected)
+        floor = a * a + b * b - 2 * a * b * (s[0, 1] / both if both else 0)
+        t = found.difference / math.sqrt(max(sum(parts), floor))
+        fewer = [len(one) - 1 for one, _ in pairs]
+        freedom = sum(parts) ** 2 / sum(part**2 / n for part, n in zip(parts, fewer))
+        assert min(fewer) - 1e-9 <= freedom <= sum(fewer) + 1e-9
+        assert found.statistic == pytest.approx(t)
+        assert found.p == pytest.approx(2 * stats.t.sf(abs(t), freedom))
     back = delong_test(second, first, labels)
     assert back.difference == pytest.approx(-found.difference)
+    assert back.p == pytest.approx(found.p, nan_ok=True)
+    assert delong_test(first, 2 * first + 1, labels) == (0, 0, 1)
+
+
+@CALM
+@given(st.floats(1e-3, 1 - 1e-3), st.floats(0, 0.4), st.floats(0.1, 100), st.integers(2, 300), st.integers(2, 300))
+def test_plausible_values_lie_around_the_value_and_mirror(value, error, reach, some, others):
+    low, high = plausible(value, error, reach, some, others)
+    assert 0 < low < value < high < 1
+    back = plausible(1 - value, error, reach, others, some)
+    assert back == (pytest.approx(1 - high, abs=1e-9), pytest.approx(1 - low, abs=1e-9))
+
+
+def test_no_end_is_lost_where_errors_vanish():
+    few = np.append(np.arange(50.0), [49.5, 60, 61, 62, 63]), np.arange(55) >= 50
+    found = delong(*few)  # one of 250 pairs could be tied or wrong: none is, so the value is 1
+    assert found.value == found.high == 1 and found.low == pytest.approx(0.025**0.2)
+    few[0][50] = 48.5
+    found = delong(*few)  # 249 of 250 are right
+    assert found.value == pytest.approx(0.996) and 0.6 < found.low < 0.95 and found.value < found.high < 1
+    same = delong(np.ones(30), np.arange(30) >= 25)
+    assert same.value == 0.5 and same.low < 0.3 and same.high > 0.7
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 100])
@@ -240,12 +276,14 @@ def test_draws_without_a_class_are_skipped_and_counted():
 def test_what_cannot_be_done_is_refused():
     with pytest.raises(ValueError, match="Did you mean 'AUROC'"):
         bootstrap(SCORES, LABELS, "auroc")
-    with pytest.raises(ValueError, match="BCa, percentile"):
+    with pytest.raises(ValueError, match="BCa, percentile, expanded"):
         bootstrap(SCORES, LABELS, kind="normal")
     with pytest.raises(ValueError, match="level in"):
         bootstrap(SCORES, LABELS, level=95)
     with pytest.raises(ValueError, match="share in"):
         bootstrap_pixels(np.ones((1, 2, 2)), np.ones((1, 2, 2)), "AUPRO", fpr_limit=0)
+    with pytest.raises(ValueError, match="Expected expanded or percentile, whose ends have a bound"):
+        bootstrap_pixels(np.ones((2, 2, 2)), np.ones((2, 2, 2)), kind="BCa")
     with pytest.raises(ValueError, match="one mask for each map"):
         bootstrap_pixels(np.ones((2, 2, 2)), np.ones((1, 2, 2)))
 
@@ -291,6 +329,61 @@ def test_binned_pixels_are_within_their_bound_in_every_draw(sample, K, limit):
             again = np.repeat(np.arange(len(maps)), row)
             assert abs(value - exact[name](maps[again], masks[again])) <= bound + 1e-9
             assert K < 4096 or bound == pytest.approx(0, abs=1e-9)  # each score has a bin
+
+
+def ends_of_draws(maps, masks, name, plan, against=None):
+    "The interval of the pixels themselves, on the same draws: nothing is binned."
+
+    def estimate(counts):
+        found = []
+        for row in counts.astype(int):
+            again = np.repeat(np.arange(len(maps)), row)
+            values = [EXACT[name](m[again], masks[again]) for m in (maps, against) if m is not None]
+            found.append(values[0] - sum(values[1:]))
+        return np.array(found)
+
+    return bootstrap_interval(estimate, masks.any((1, 2)) & plan.stratified, plan)
+
+
+def trial(seed, draws):
+    "How far a binned interval is from the exact one, and its bound."
+    random = np.random.default_rng(seed)
+    count = int(random.integers(4, 9))
+    masks = random.random((count, 5, 6)) < 0.25
+    masks[:2], masks[2:, 0, 0] = False, True
+    strength = random.gamma(2, 0.7, (count, 1, 1))
+    maps, other = (random.normal(size=(2, *masks.shape)) + masks * strength).astype(np.float32)
+    against = other if random.random() < 0.3 else None
+    name, kind = random.choice(list(EXACT)), random.choice(["expanded", "percentile"])
+    plan = {"kind": str(kind), "B": draws, "seed": seed, "level": float(random.choice([0.8, 0.95]))}
+    found = bootstrap_pixels(maps, masks, name, against, K=int(random.choice([2, 4, 8, 16, 64])), **plan)
+    exact = ends_of_draws(maps, masks, name, Plan(**plan), against)
+    off = [getattr(found, end) - getattr(exact, end) for end in ("value", "low", "high")]
+    return np.abs(off).max(), found.bound
+
+
+@pytest.mark.parametrize("trials", [range(60), pytest.param(range(60, 3060), marks=pytest.mark.slow)])
+def test_value_and_ends_are_within_the_bound(trials):
+    outside = [seed for seed in trials if (found := trial(seed, 40))[0] > found[1] + 1e-9]
+    assert not outside
+
+
+def test_cuts_that_expand_go_further_with_fewer_images_and_meet_the_percentile():
+    for images in (2, 5, 30):
+        low, high = expanded_tails(images, 0.9)
+        reach = math.sqrt(images / (images - 1)) * stats.t.ppf(0.95, images - 1)
+        assert (low, high) == (pytest.approx(ndtr(-reach)), pytest.approx(ndtr(reach)))
+    assert np.allclose(expanded_tails(10**8, 0.9), [0.05, 0.95]) and expanded_tails(1, 0.9)[0] >= 0
+    scores, labels = line(24, np.random.default_rng(0))
+    wide, usual = (bootstrap(scores, labels, kind=kind, B=400) for kind in ("expanded", "percentile"))
+    assert wide.low < usual.low < usual.high < wide.high and "expanded bootstrap" in repr(wide)
+
+
+def test_values_that_tie_but_for_rounding_are_ties_to_bca():
+    values = np.repeat([0.1, 0.2, 0.3], 40)
+    noise = values + np.tile([-1e-16, 0, 1e-16], 40)
+    assert np.array_equal(bca_tails(noise, 0.2, 0, 0.95), bca_tails(values, 0.2, 0, 0.95))
+    assert np.allclose(bca_tails(noise, 0.2, 0, 0.95), [0.025, 0.975])
 
 
 def hard(kind, random, shape):
