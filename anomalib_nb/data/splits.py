@@ -6,9 +6,9 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/splits.html.md"""
 
 # %% auto #0
 __all__ = ['GroupBy', 'TestSplit', 'ValSplit', 'SPLIT_MODES', 'MADE', 'how_many', 'belongs_to', 'kinds_of', 'strata',
-           'stratified', 'group_of', 'below', 'grouped', 'untorn', 'check_mode', 'is_normal', 'pure', 'hold_out',
-           'made_from', 'make_half', 'with_test', 'which_split', 'lend_a_normal', 'with_validation', 'about_empty',
-           'file_bytes', 'length_of', 'leaks']
+           'stratified', 'check_group_by', 'group_of', 'below', 'grouped', 'untorn', 'check_mode', 'is_normal', 'pure',
+           'hold_out', 'made_from', 'make_half', 'with_test', 'which_split', 'lend_a_normal', 'with_validation',
+           'about_empty', 'file_bytes', 'length_of', 'leaks']
 
 # %% ../../nbs/data/01_splits.ipynb #cf2e9a73
 import hashlib
@@ -85,6 +85,20 @@ def stratified(
 
 # %% ../../nbs/data/01_splits.ipynb #a86e9a5c
 GroupBy = str | Callable[[str], object] | None  # a pattern with brackets, or a function of the path
+
+
+def check_group_by(
+    group_by: GroupBy,  # as the user gave it
+) -> GroupBy:  # the same
+    "Raise a `ValueError` for what says no groups."
+    why = "" if group_by is None or callable(group_by) or isinstance(group_by, (str, re.Pattern)) else "it is neither"
+    try:
+        re.compile(group_by if isinstance(group_by, (str, re.Pattern)) else "")
+    except re.error as error:
+        why = str(error)
+    if why:
+        raise ValueError(explain(f"group_by is {group_by!r} ({why})", "Expected a pattern such as r'part_(\\d+)', or a function of the path"))
+    return group_by
 
 
 def group_of(
