@@ -487,7 +487,7 @@ def arrange(
     "A table with groups, and with the splits that were asked for."
     table = grouped(complete(table, data.name), data.group_by, data.root)
     table = with_test(table, data.test_split_mode, data.test_split_ratio, data.seed, data.synthetic_defects)
-    return with_validation(table, data.val_split_mode, data.val_split_ratio, data.seed, data.synthetic_defects)
+    return with_validation(table, data.val_split_mode, data.val_split_ratio, data.seed, data.synthetic_defects, data.group_by is None)
 
 
 def folders_of(

@@ -139,6 +139,7 @@ def grouped(
 # %% ../../nbs/data/01_splits.ipynb #af284da8
 def untorn(
     table: pd.DataFrame,  # columns image_path, split and, if images belong together, group
+    published: bool = False,  # are the groups the data set's own? Then nothing moves
 ) -> pd.DataFrame:
     "Set those images aside whose group is in a later split, too; a warning counts them."
     if "group" not in table:
@@ -148,9 +149,10 @@ def untorn(
     torn = turn.ne(0) & turn.lt(last)
     if torn.any():
         counts = " and ".join(f"{count} {split}" for split, count in table.loc[torn, "split"].value_counts().items())
-        what = f"{counts} images are set aside: others of their groups ({belongs_to(table)[torn].nunique()}) are in a later one of train, val and test"
-        warnings.warn(explain(what, fix="To have them back, choose other groups, or none"), stacklevel=2)
-    return table.assign(split=table["split"].mask(torn, "unused"))
+        what = f"{counts} images have others of their groups ({belongs_to(table)[torn].nunique()}) in a later one of train, val and test"
+        done = "They stay, for the data set has split them so, and what is measured may be too good" if published else "They are set aside"
+        warnings.warn(explain(what, done, "To separate them, say group_by" if published else "To have them back, choose other groups, or none"), stacklevel=2)
+    return table if published else table.assign(split=table["split"].mask(torn, "unused"))
 
 # %% ../../nbs/data/01_splits.ipynb #5ea8711e
 TestSplit = Literal["from_dir", "synthetic", "none"]
@@ -286,13 +288,14 @@ def with_validation(
     ratio: float,  # share that moves to validation, in (0, 1)
     seed: int,  # of the random choice
     defects: tuple[str, ...] = ("perlin",),  # generators of synthetic ones
+    published: bool = False,  # are the groups the data set's own, see `untorn`
 ) -> pd.DataFrame:  # a copy, with the column split filled
     "Choose the validation images of a table."
     asked, mode, own = mode, which_split(table, mode), table["split"].eq("val")
     if asked == "auto" and mode != "from_dir" and own.any():
         warnings.warn(explain(f"{own.sum()} validation images have no label and say nothing of thresholds, so they are set aside",
                               fix=f"Label them; for now the split is made as with val_split_mode={mode!r}"), stacklevel=2)
-    table = untorn(table.assign(split=table["split"].mask(own & (mode != "from_dir"), "unused")))
+    table = untorn(table.assign(split=table["split"].mask(own & (mode != "from_dir"), "unused")), published)
     if mode in ("none", "from_dir", "same_as_test"):
         return table
     source = table["split"].eq("test") & table["label_index"].ge(0) if mode == "from_test" else is_normal(table, "train")
