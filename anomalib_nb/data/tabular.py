@@ -176,7 +176,8 @@ class Tabular(AnomalibDataModule):
         **loading,  # batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
         file = located(samples) if isinstance(samples, (str, Path)) else None
-        super().__init__(located(root or (file.parent if file else ".")), name or (file.stem if file else "table"), **loading)
+        beside = (file.parent if file else ".") if root is None else root
+        super().__init__(located(beside), name or (file.stem if file else "table"), **loading)
         self.root_given = str(root or (samples if file else "."))  # as it was written
         self.samples, self.confined = samples if file is None else file, root is not None
 
