@@ -26,6 +26,7 @@ from inspect import signature
 from io import IOBase
 from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -909,6 +910,8 @@ def predict_dataset(
 ) -> AnomalibDataset:
     "Images to predict on, without labels."
     check_choice("on_error", on_error, OnError)
+    if not isinstance(camera, (Camera, NoneType)):
+        raise ValueError(explain(f"camera is {camera!r}", "Expected a Camera, such as Camera(white=4095)"))
     camera = camera or Camera()
     paths: list[str] = []
     images: dict[str, np.ndarray] = {}

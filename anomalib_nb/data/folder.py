@@ -85,11 +85,10 @@ def rows_of(
     rows = []
     for each in places(place):
         tops = images_at(root, each)
-        pairs = {path: (path.rpartition(os.sep)[0], top) for path, top in tops.items()}
-        labels = {pair: label or label_below(*pair, root) for pair in set(pairs.values())}
-        top = os.path.commonpath({folder for folder, _ in labels})
-        rows += [{"image_path": path, "split": split, "label": labels[pairs[path]], "mask_path": "" if label else mask}
-                 for path, mask in images_and_masks(tops, top, label or "defect", masks).items()]
+        folders = {path.rpartition(os.sep)[0]: top for path, top in tops.items()}
+        labels = {folder: label or label_below(folder, top, root) for folder, top in folders.items()}
+        rows += [{"image_path": path, "split": split, "label": labels[path.rpartition(os.sep)[0]], "mask_path": "" if label else mask}
+                 for path, mask in images_and_masks(tops, os.path.commonpath(labels), label or "defect", masks).items()]
     return rows
 
 # %% ../../nbs/data/10_folder.ipynb #07ec3505

@@ -9,9 +9,9 @@ __all__ = ['GOOD', 'UNKNOWN', 'MASK_FOLDERS', 'MASK_ENDINGS', 'IMAGE_FOLDERS', '
            'label_of', 'level_of', 'folders_in', 'sub_folder', 'parted', 'stems', 'way_below', 'masks_by_name',
            'ways_to', 'candidates', 'names', 'match_masks', 'labels_with_masks', 'report', 'looks_like_mask',
            'choose_mask', 'masks_called', 'masks_beside', 'check_beside', 'truths_among', 'images_and_masks',
-           'masks_in', 'labelled_rows', 'row_of', 'has_layout', 'read_layout', 'with_masks', 'mask_folders',
-           'read_masks', 'read_union', 'separator', 'pointed', 'read_csv', 'parquet', 'read_table', 'joined',
-           'files_below', 'check_files']
+           'masks_in', 'labelled_rows', 'has_layout', 'read_layout', 'with_masks', 'mask_folders', 'read_masks',
+           'read_union', 'separator', 'pointed', 'read_csv', 'parquet', 'read_table', 'joined', 'files_below',
+           'check_files']
 
 # %% ../../nbs/data/04_layouts.ipynb #dcf64580
 import os
@@ -33,9 +33,10 @@ from .images import UnreadableImage, image_paths, is_image, is_junk, list_images
 # %% ../../nbs/data/04_layouts.ipynb #325a52c9
 def located(
     path: Path | str,  # as it was given
+    name: str = "root",  # of the argument, for messages
 ) -> Path:  # from the root of the machine, links as they are
     "A path that means the same wherever the work goes on."
-    return check_path("root", path).expanduser().absolute()
+    return check_path(name, path).expanduser().absolute()
 
 # %% ../../nbs/data/04_layouts.ipynb #95683251
 def plain(
@@ -349,27 +350,17 @@ def labelled_rows(
     images, parts = level_of(folder)
     truth = next((part for part in parts if plain(part.name) in MASK_FOLDERS), truth)
     near = images_and_masks(images, str(folder))
-    near |= masks_in(truth, [image for image, mask in near.items() if not mask])
-    known = {image: ("defect" if read_mask(mask).any() else "good") if mask else label for image, mask in near.items()}
-    rows = [row_of(image, split, known[image], mask if masks else "") for image, mask in near.items()]
+    apart = masks_in(truth, [image for image, mask in near.items() if not mask])
+    known = {image: ("defect" if read_mask(mask).any() else "good") if mask else label for image, mask in (near | apart).items()}
+    rows = [(image, known[image], apart.get(image) or mask * (known[image] != "good")) for image, mask in near.items()]
+    inner = []
     for part in parts:
+        name = label_of(part.name)
         if plain(part.name) in IMAGE_FOLDERS:
-            rows += labelled_rows(part, split, label, masks, truth)
+            inner += labelled_rows(part, split, label, masks, truth)
         elif plain(part.name) not in MASK_FOLDERS:
-            name = label_of(part.name)
-            rows += [row_of(image, split, name, mask) for image, mask in images_and_masks(image_paths(part), str(part), name, masks).items()]
-    return rows
-
-
-def row_of(
-    image: str,  # path
-    split: str,  # of it
-    label: str,  # of it
-    mask: str,  # path, "" for none
-) -> dict[str, str]:
-    "A row of a table; of black masks of good images those are kept that lie in a folder of masks, where each is asked whose it is."
-    kept = mask if label != "good" or os.path.dirname(mask) != os.path.dirname(image) else ""
-    return {"image_path": image, "split": split, "label": label, "mask_path": kept}
+            rows += [(image, name, mask * (name != "good")) for image, mask in images_and_masks(image_paths(part), str(part), name, masks).items()]
+    return inner + [{"image_path": image, "split": split, "label": name, "mask_path": mask if masks else ""} for image, name, mask in rows]
 
 # %% ../../nbs/data/04_layouts.ipynb #8cd49e54
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}  # names of their folders
@@ -488,7 +479,7 @@ def read_table(
     path: Path | str,  # csv, json (records or columns) or parquet
 ) -> pd.DataFrame:
     "Read a table, by its suffix; an error names the file."
-    path = located(path)
+    path = located(path, "the table")
     kinds = {".csv": lambda: read_csv(path),
              ".json": lambda: pd.DataFrame(read_json(path)), ".parquet": lambda: parquet(path)}
     if path.suffix.lower() not in kinds:

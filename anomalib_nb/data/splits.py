@@ -185,6 +185,8 @@ def pure(
     rows: pd.Series,  # of bool
 ) -> pd.Series:  # of bool
     "Those of some rows whose whole group is among them."
+    if "group" not in table:
+        return rows
     names, used = belongs_to(table), table["split"] != "unused"
     return rows & ~names.isin(names[used & ~rows])
 
