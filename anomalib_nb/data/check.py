@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import explain
-from .datamodule import AnomalibDataModule, arrange, unreadable
+from .datamodule import AnomalibDataModule, arrange, check_whole, unreadable
 from .images import is_junk
 from .splits import belongs_to, leaks, made_from
 
@@ -144,7 +144,7 @@ def check_dataset(
     most: int = 500,  # images to read
 ) -> AnomalibDataModule:  # the data set that was checked
     "Raise a `ValueError` that lists all that is wrong with a data set."
-    data = dataset() if isinstance(dataset, type) else dataset
+    data, most = dataset() if isinstance(dataset, type) else dataset, check_whole("most", most, 1)
     problems = [*cannot_be_read(data, most), *nothing_to_learn(data), *wrong_masks(data, most)]
     problems += [*in_two_splits(data, most), *torn_apart(data), *no_data(data), *no_pictures(data, most)]
     problems += [] if problems else by_chance(data)

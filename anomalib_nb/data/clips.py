@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from ..core.errors import did_you_mean, explain
 from ..core.types import Batch
-from .datamodule import AnomalibDataModule, AnomalibDataset, complete
+from .datamodule import AnomalibDataModule, AnomalibDataset, check_whole, complete
 from .images import as_floats, read_mask
 from .video import read_frame, video_frames
 
@@ -127,7 +127,7 @@ def together(
 ) -> Batch:  # image (L, 3, H, W), gt_label (L,), gt_mask (L, H, W)
     "One item of many; its names are those of the last frame."
     clip = Batch.stack([Batch(image=item.image, gt_label=item.gt_label, gt_mask=item.gt_mask) for item in items])
-    said = {name: value for item in items for name in ("frame", "no_mask") if (value := item.info.get(name))}
+    said = {name: value for item in items for name in ("frame", "no_mask", "no_label") if (value := item.info.get(name))}
     return items[-1].replace(**clip.fields(), info={**items[-1].info, **said}) if len(items) > 1 else items[0]
 
 # %% ../../nbs/data/60b_clips.ipynb #11e7ac1d
@@ -179,12 +179,10 @@ class VideoDataModule(AnomalibDataModule):
         target_frame: TargetFrame = "last",  # whose label and mask count
         **loading,  # name, batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
-        for name, number in {"clip_length_in_frames": clip_length_in_frames, "frames_between_clips": frames_between_clips}.items():
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(explain(f"{name} is {number!r}", "Expected a whole number from 1"))
-        target_of(clip_length_in_frames, target_frame)
+        length, step = check_whole("clip_length_in_frames", clip_length_in_frames, 1), check_whole("frames_between_clips", frames_between_clips, 1)
+        target_of(length, target_frame)
         super().__init__(root, **loading)
-        self.clip_length_in_frames, self.frames_between_clips = clip_length_in_frames, frames_between_clips
+        self.clip_length_in_frames, self.frames_between_clips = length, step
         self.target_frame = target_frame
 
     def items(self, table: pd.DataFrame) -> Clips:

@@ -91,7 +91,7 @@ class MVTecLOCO(NamedDataModule):
         if not has_layout(root) or not (root / "defects_config.json").is_file():
             raise self.absent(f"{root / 'train' / 'good'}, {root / 'test'} and {root / 'defects_config.json'}")
         table = read_layout(root, masks=False)
-        folders = mask_folders(table.loc[table["label"] != "good", "image_path"], root / "ground_truth")
+        folders = mask_folders(table.loc[~table["label"].isin(["good", "unknown"]), "image_path"], root / "ground_truth")
         kinds = read_saturation(root / "defects_config.json")
         defects = {image: defects_in(folder, kinds) for image, folder in folders.items()}
         return table.assign(mask_path=table["image_path"].map(folders).fillna(""), defects=[defects.get(image, []) for image in table["image_path"]])

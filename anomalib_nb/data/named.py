@@ -63,11 +63,11 @@ class NamedDataModule(AnomalibDataModule):
         **loading,  # name, batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
         self.category = choose_category(category, self.categories, self.title)
-        self.base = located(root or get_settings().data.root / type(self).__name__)  # of all categories
+        self.base = located(get_settings().data.root / type(self).__name__ if root is None else root)  # of all categories
         if loading.get("name") is None:
             loading["name"] = self.category or self.title
         super().__init__(self.base / self.category, **loading)
-        self.root_given = str(root or self.base)  # as it was written
+        self.root_given = str(self.base if root is None else root)  # as it was written
 
     def index(self, root: Path) -> pd.DataFrame:
         "The layout that MVTec AD invented."

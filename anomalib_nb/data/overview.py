@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from ..core.markup import Markup, tag, visible
-from .datamodule import AnomalibDataModule
+from .datamodule import AnomalibDataModule, check_whole
 from .splits import made_from
 from ..visualization.image import INK, beside, label, outline
 
@@ -88,6 +88,7 @@ def show(
     columns: int = 8,  # pictures in a row
 ) -> Image.Image:
     "Pictures of every label, with defects outlined."
+    count, side, columns = check_whole("count", count, 1), check_whole("side", side, 1), check_whole("columns", columns, 1)
     return in_rows([specimen(data, row, side) for _, row in specimens(data.table, count).iterrows()], columns)
 
 # %% ../../nbs/data/09b_overview.ipynb #b20a794e

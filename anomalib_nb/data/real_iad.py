@@ -73,7 +73,7 @@ class RealIAD(NamedDataModule):
     ):
         for given, known in ((str(resolution), get_args(Resolution)), (protocol, tuple(PROTOCOLS))):
             if given not in known:
-                raise ValueError(explain(f"Real-IAD has no {given!r}", f"Expected one of {', '.join(known)}", did_you_mean(given, known)))
+                raise ValueError(explain(f"Real-IAD has no {given!r}", f"Expected one of {', '.join(known)}", did_you_mean(str(given), known)))
         super().__init__(root, category, **loading)
         self.root = self.base / f"realiad_{resolution}" / self.category
         self.file = self.base / "realiad_jsons" / PROTOCOLS[protocol] / f"{self.category}.json"

@@ -6,13 +6,15 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/splits.html.md"""
 
 # %% auto #0
 __all__ = ['GroupBy', 'TestSplit', 'ValSplit', 'SPLIT_MODES', 'MADE', 'how_many', 'belongs_to', 'kinds_of', 'strata',
-           'stratified', 'group_of', 'grouped', 'check_mode', 'is_normal', 'pure', 'hold_out', 'made_from', 'make_half',
-           'with_test', 'which_split', 'lend_a_normal', 'with_validation', 'file_bytes', 'length_of', 'leaks']
+           'stratified', 'check_group_by', 'group_of', 'below', 'grouped', 'untorn', 'check_mode', 'is_normal', 'pure',
+           'hold_out', 'made_from', 'make_half', 'with_test', 'which_split', 'lend_a_normal', 'with_validation',
+           'about_empty', 'file_bytes', 'length_of', 'leaks']
 
 # %% ../../nbs/data/01_splits.ipynb #cf2e9a73
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -85,14 +87,41 @@ def stratified(
 GroupBy = str | Callable[[str], object] | None  # a pattern with brackets, or a function of the path
 
 
+def check_group_by(
+    group_by: GroupBy,  # as the user gave it
+) -> GroupBy:  # the same
+    "Raise a `ValueError` for what says no groups."
+    why = "" if group_by is None or callable(group_by) or isinstance(group_by, (str, re.Pattern)) else "it is neither"
+    try:
+        re.compile(group_by if isinstance(group_by, (str, re.Pattern)) else "")
+    except re.error as error:
+        why = str(error)
+    if why:
+        raise ValueError(explain(f"group_by is {group_by!r} ({why})", "Expected a pattern such as r'part_(\\d+)', or a function of the path"))
+    return group_by
+
+
 def group_of(
     path: str,  # of an image, relative to the data set's folder
     pattern: str,  # of regular expressions, found anywhere in the path
 ) -> str:  # what its brackets hold, or all that it matches
     "The group that a path names."
-    if (found := re.search(pattern, path)) is None:
+    found = re.search(pattern, path)
+    if not found or not found[0]:
         raise ValueError(explain(f"group_by={pattern!r} finds nothing in {path}", "Expected a group for every image", "Widen the pattern"))
     return "/".join(part or "" for part in found.groups()) or found[0]
+
+# %% ../../nbs/data/01_splits.ipynb #da2b33b0
+def below(
+    paths: pd.Series,  # of images
+    root: Path | str = "",  # folder of the data set
+) -> pd.Series:  # parted by "/"
+    "Paths as a pattern sees them: from the data set's folder on, or from the one that images elsewhere have in common."
+    home, whole = os.path.join(os.path.abspath(root), ""), paths.map(os.path.abspath)
+    away = ~whole.str.startswith(home)
+    shared = os.path.join(os.path.commonpath(set(whole[away].map(os.path.dirname))), "") if away.any() else home
+    start = away.map({True: len(shared), False: len(home)})
+    return pd.Series([path[n:].replace(os.sep, "/") for path, n in zip(whole, start)], paths.index, dtype=object)
 
 # %% ../../nbs/data/01_splits.ipynb #f0657652
 def grouped(
@@ -104,8 +133,26 @@ def grouped(
     if group_by is None:
         return table
     find = group_by if callable(group_by) else lambda path: group_of(path, group_by)
-    below = table["image_path"].map(lambda path: Path(path).as_posix().removeprefix(Path(root).as_posix() + "/"))
-    return table.assign(group=below.map(find).astype(str))
+    names = pd.Series(list(map(find, below(table["image_path"], root))), table.index, dtype=object)
+    return table.assign(group=names.where(names.notna() & names.ne(""), table["image_path"]).astype(str))
+
+# %% ../../nbs/data/01_splits.ipynb #af284da8
+def untorn(
+    table: pd.DataFrame,  # columns image_path, split and, if images belong together, group
+    published: bool = False,  # are the groups the data set's own? Then nothing moves
+) -> pd.DataFrame:
+    "Set those images aside whose group is in a later split, too; a warning counts them."
+    if "group" not in table:
+        return table
+    turn = table["split"].map({"unused": 0, "train": 1, "val": 2, "test": 3})
+    last = turn.groupby(belongs_to(table)).transform("max")
+    torn = turn.ne(0) & turn.lt(last)
+    if torn.any():
+        counts = " and ".join(f"{count} {split}" for split, count in table.loc[torn, "split"].value_counts().items())
+        what = f"{counts} images have others of their groups ({belongs_to(table)[torn].nunique()}) in a later one of train, val and test"
+        done = "They stay, for the data set has split them so, and what is measured may be too good" if published else "They are set aside"
+        warnings.warn(explain(what, done, "To separate them, say group_by" if published else "To have them back, choose other groups, or none"), stacklevel=2)
+    return table if published else table.assign(split=table["split"].mask(torn, "unused"))
 
 # %% ../../nbs/data/01_splits.ipynb #5ea8711e
 TestSplit = Literal["from_dir", "synthetic", "none"]
@@ -138,6 +185,8 @@ def pure(
     rows: pd.Series,  # of bool
 ) -> pd.Series:  # of bool
     "Those of some rows whose whole group is among them."
+    if "group" not in table:
+        return rows
     names, used = belongs_to(table), table["split"] != "unused"
     return rows & ~names.isin(names[used & ~rows])
 
@@ -210,9 +259,10 @@ def which_split(
     mode: str,  # as the user gave it
 ) -> str:  # one of the others, never "auto"
     "What `val_split_mode` means for a table."
-    own, tested = table["split"].eq("val").any(), (table["split"].eq("test") & table["label"].ne("unknown")).any()
+    own, tested = ((table["split"].eq(split) & table["label"].ne("unknown")).any() for split in ("val", "test"))
     if check_mode("val_split_mode", mode) == "from_dir" and not own:
-        raise ValueError(explain("val_split_mode='from_dir', but the data set has no validation images of its own", fix="Take 'from_test' or 'from_train'"))
+        kind = "labelled validation" if table["split"].eq("val").any() else "validation"
+        raise ValueError(explain(f"val_split_mode='from_dir', but the data set has no {kind} images of its own", fix="Take 'from_test' or 'from_train'"))
     if mode in ("from_test", "same_as_test") and not tested:
         raise ValueError(explain(f"val_split_mode={mode!r}, but there are no labelled test images", fix="Take 'from_train' or 'synthetic'"))
     return mode if mode != "auto" else "from_dir" if own else "from_test" if tested else "from_train"
@@ -240,19 +290,43 @@ def with_validation(
     ratio: float,  # share that moves to validation, in (0, 1)
     seed: int,  # of the random choice
     defects: tuple[str, ...] = ("perlin",),  # generators of synthetic ones
+    published: bool = False,  # are the groups the data set's own, see `untorn`
 ) -> pd.DataFrame:  # a copy, with the column split filled
     "Choose the validation images of a table."
-    mode = which_split(table, mode)
-    table = table.assign(split=table["split"].mask(table["split"].eq("val") & (mode != "from_dir"), "unused"))
+    asked, mode, own = mode, which_split(table, mode), table["split"].eq("val")
+    if asked == "auto" and mode != "from_dir" and own.any():
+        warnings.warn(explain(f"{own.sum()} validation images have no label and say nothing of thresholds, so they are set aside",
+                              fix=f"Label them; for now the split is made as with val_split_mode={mode!r}"), stacklevel=2)
+    table = untorn(table.assign(split=table["split"].mask(own & (mode != "from_dir"), "unused")), published)
     if mode in ("none", "from_dir", "same_as_test"):
         return table
-    tested = table["split"].eq("test") & table["label_index"].ge(0)
-    source = tested if mode == "from_test" else pure(table, is_normal(table, "train"))
+    source = table["split"].eq("test") & table["label_index"].ge(0) if mode == "from_test" else is_normal(table, "train")
+    source = pure(table, source)
     moved = source[source].index[stratified(table[source], ratio, seed)]
     table = table.assign(split=table["split"].mask(table.index.isin(moved), "val"))
     if mode == "synthetic":
         return make_half(table, is_normal(table, "val"), seed, defects)
     return lend_a_normal(table, seed) if mode == "from_test" else table
+
+# %% ../../nbs/data/01_splits.ipynb #6082d4a2
+def about_empty(
+    table: pd.DataFrame,  # columns image_path, label_index, split and, if images belong together, group
+    mode: str,  # val_split_mode, as the user gave it
+) -> list[str]:  # sentences, none if nothing is missing
+    "What to say of training and validation sets that have no image."
+    untaught = not (table["split"].eq("train") & table["label_index"].le(0)).any()
+    unjudged = mode not in ("none", "same_as_test") and not table["split"].eq("val").any()
+    if not untaught and not unjudged:
+        return []
+    number, coarse = belongs_to(table).nunique(), belongs_to(table).duplicated().any()
+    why = f"images of a group stay together, and there {'is 1 group' if number == 1 else f'are {number} groups'} in all" if coarse else ""
+    smaller, said = "Choose smaller groups (group_by)" if coarse else "Add images", []
+    if untaught:
+        said.append(explain(f"There is no normal image to train on{why and ': '}{why}", "Expected images of good parts", smaller))
+    if unjudged:
+        said.append(explain(f"There is no validation image, so no threshold can be set: {why or 'of each label there are too few for two sides'}",
+                            fix=f"{smaller}, or take another val_split_mode, such as 'from_train' or 'same_as_test'"))
+    return said
 
 # %% ../../nbs/data/01_splits.ipynb #e67ca71f
 def file_bytes(

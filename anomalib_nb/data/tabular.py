@@ -29,7 +29,12 @@ def as_table(
     samples: Samples,  # csv, json or parquet file, data frame, dict of columns, or list of dicts
 ) -> pd.DataFrame:  # a copy
     "A table, wherever it is."
-    table = read_table(samples) if isinstance(samples, (str, Path)) else pd.DataFrame(samples)
+    if not isinstance(samples, (str, Path, pd.DataFrame, Mapping, Sequence)):
+        raise ValueError(explain(f"samples is {samples!r}", "Expected the path of a table, a data frame, columns or rows"))
+    try:
+        table = read_table(samples) if isinstance(samples, (str, Path)) else pd.DataFrame(samples)
+    except (TypeError, AttributeError) as error:  # what pandas says of rows and columns that are none
+        raise ValueError(explain(f"No table can be made of what was given ({error})", "Expected columns of one length, or rows")) from None
     table = table.rename(columns=lambda name: name.strip() if isinstance(name, str) else name)
     if twice := table.columns[table.columns.duplicated()].tolist():
         raise ValueError(explain(f"The table has several columns {twice[0]}", "Expected one of each name", "Rename or remove the others"))
@@ -175,8 +180,9 @@ class Tabular(AnomalibDataModule):
         name: str | None = None,  # shown in tables and pictures; None takes the file's
         **loading,  # batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
-        file = located(samples) if isinstance(samples, (str, Path)) else None
-        super().__init__(located(root or (file.parent if file else ".")), name or (file.stem if file else "table"), **loading)
+        file = located(samples, "samples") if isinstance(samples, (str, Path)) else None
+        beside = (file.parent if file else ".") if root is None else root
+        super().__init__(located(beside), name or (file.stem if file else "table"), **loading)
         self.root_given = str(root or (samples if file else "."))  # as it was written
         self.samples, self.confined = samples if file is None else file, root is not None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .datamodule import check_truth
 from .layouts import has_layout, read_layout, sub_folder
 from .named import NamedDataModule
 
@@ -31,7 +32,7 @@ class VAD(NamedDataModule):
         **loading,  # name, batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
         super().__init__(root, category, **loading)
-        self.supervised = supervised
+        self.supervised = check_truth("supervised", supervised)
 
     def index(self, root: Path) -> pd.DataFrame:
         "Good and bad, to train and to test."

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..core.errors import explain
 from .clips import VideoDataModule, frame_table, read_frame_mask, read_volume, volume_addresses
+from .datamodule import check_path
 from .images import is_image, is_junk
 from .layouts import label_of, located, sub_folder
 from .video import FrameFolder, by_number, is_video
@@ -65,14 +66,14 @@ class VideoFolder(VideoDataModule):
     ):
         super().__init__(located(root), **loading)
         self.root_given = str(root)  # as it was written
-        self.mask_dir = mask_dir
+        self.mask_dir = mask_dir if mask_dir is None or isinstance(mask_dir, bool) else check_path("mask_dir", mask_dir)
 
     def index(self, root: Path) -> pd.DataFrame:
         "One row for each frame of each film."
         places = {"train": sub_folder(root, "train"), "val": sub_folder(root, "val", "validation"), "test": sub_folder(root, "test")}
         if not places["train"]:
             raise FileNotFoundError(explain(f"There is no folder {root / 'train'}", "Expected films of what normally happens", "Check the path"))
-        truth = root / Path(self.mask_dir).expanduser() if self.mask_dir else None if self.mask_dir is False else sub_folder(root, "masks", "ground_truth")
+        truth = root / Path(self.mask_dir).expanduser() if isinstance(self.mask_dir, Path) else None if self.mask_dir is False else sub_folder(root, "masks", "ground_truth")
         tables = [frame_table(film, "train") for _, film in films_of(places["train"])]
         tables += [known_of(film, split, label, masks_of(truth / film.relative_to(places[split]).with_suffix("")) if truth else [])
                    for split in ("val", "test") if places[split] for label, film in films_of(places[split])]
