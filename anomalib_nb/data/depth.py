@@ -30,10 +30,10 @@ def load_npy(
     path: Path,  # npy
 ) -> np.ndarray:  # as it is in the file
     "The numbers in an array's file; it is asked how many they are before any are read."
+    with open(path, "rb") as file:
+        if file.read(6) != b"\x93NUMPY":  # but an archive of arrays, or code
+            raise ValueError("it is no array of numpy")
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # an error if the file is shorter than it says
-    if not isinstance(mapped, np.ndarray):
-        mapped.close()
-        raise ValueError("it is an archive of arrays; expected one array")
     check_array(mapped.shape, mapped.dtype)
     return np.load(path, allow_pickle=False)
 

@@ -8,12 +8,12 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/images.html.md"""
 __all__ = ['IMAGE_SUFFIXES', 'UNREAD_SUFFIXES', 'JUNK', 'heard', 'MAX_PIXELS', 'MAX_BYTES', 'FORMATS', 'counting', 'HEAD',
            'Cache', 'is_junk', 'is_image', 'noting', 'note', 'passed_over', 'image_paths', 'list_images', 'matching',
            'full_scale', 'to_8_bits', 'as_rgb', 'UnreadableImage', 'reason_of', 'named', 'formats_of', 'check_file',
-           'check_pixels', 'check_array', 'open_image', 'Header', 'read_header', 'has_bands', 'deep_png',
-           'check_stored', 'read_bands', 'upright', 'choose_bands', 'read_image', 'largest_of', 'ImageFiles',
-           'is_lossy', 'alpha_of', 'as_mask', 'read_mask', 'as_array', 'in_range', 'from_array', 'sampled', 'vanished',
-           'centres', 'nearest', 'planes', 'floats', 'as_floats', 'to_tensor', 'Picture', 'stamp', 'MemoryCache',
-           'packed', 'unpacked', 'write_beside', 'free_bytes', 'DiskCache', 'open_cache', 'identity', 'pictured',
-           'Remembered']
+           'check_pixels', 'check_array', 'open_image', 'Header', 'size_and_turn', 'read_header', 'has_bands',
+           'deep_png', 'check_stored', 'read_bands', 'upright', 'choose_bands', 'read_image', 'largest_of',
+           'ImageFiles', 'is_lossy', 'alpha_of', 'as_mask', 'read_mask', 'as_array', 'in_range', 'from_array',
+           'sampled', 'vanished', 'centres', 'nearest', 'planes', 'floats', 'as_floats', 'to_tensor', 'Picture',
+           'stamp', 'MemoryCache', 'packed', 'unpacked', 'write_beside', 'free_bytes', 'DiskCache', 'open_cache',
+           'identity', 'pictured', 'Remembered']
 
 # %% ../../nbs/data/00_images.ipynb #bf2c46e0
 import hashlib
@@ -306,6 +306,26 @@ class Header(NamedTuple):
         return self.shape[::-1] if self.turn >= 5 else self.shape
 
 
+def size_and_turn(
+    path: str,  # an image file
+) -> tuple[tuple[int, int], int]:  # (h, w) as stored, the EXIF note
+    "What a file says of itself, to whichever reader will read it."
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=formats_of(path)) as image:
+            noted = image.format != "PNG" or "exif" in image.info  # a PNG would be decoded to look for a note at its end
+            turn = image.getexif().get(0x0112, 1) if noted else 1
+            tags = getattr(image, "tag_v2", {})  # of a TIFF, whose size Pillow may have turned already
+            return (int(tags.get(257, image.height)), int(tags.get(256, image.width))), turn
+    except UnidentifiedImageError:
+        if not has_bands(path):
+            raise
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        return (page.imagelength, page.imagewidth), page.tags.valueof(0x0112, 1)
+
+
 def read_header(
     path: Path | str,  # an image file
 ) -> Header:
@@ -313,13 +333,9 @@ def read_header(
     path = os.path.expanduser(path)
     with named(path):
         check_file(path)
-        with open(path, "rb") as file, Image.open(file, formats=formats_of(path)) as image:
-            noted = image.format != "PNG" or "exif" in image.info  # a PNG would be decoded to look for a note at its end
-            turn = image.getexif().get(0x0112, 1) if noted else 1
-            tags = getattr(image, "tag_v2", {})  # of a TIFF, whose size Pillow may have turned already
-            shape = tags.get(257, image.height), tags.get(256, image.width)
-    turn = turn if turn in range(1, 9) else 1
-    return Header(shape[::-1] if turn >= 5 else shape, turn)
+        shape, turn = size_and_turn(path)
+        turn = turn if turn in range(1, 9) else 1
+        return Header(shape[::-1] if turn >= 5 else shape, turn)
 
 # %% ../../nbs/data/00_images.ipynb #9a2bacda
 def has_bands(
@@ -337,7 +353,8 @@ def has_bands(
             channels, bits, apart = image.tag_v2.get(277, 1), image.tag_v2.get(258, (1,))[0], image.tag_v2.get(284) == 2
             return channels > 4 or channels > 1 and bits > 8 and (white is not None or apart)
     except UnidentifiedImageError:
-        return True
+        with open(path, "rb") as file:
+            return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # a TIFF all the same
 
 
 def deep_png(

@@ -94,7 +94,7 @@ def test_what_is_no_depth_is_named(tmp_path):
     files = sorted(tmp_path.iterdir())
     assert len(files) == 7
     for path in files:
-        with pytest.raises(ValueError, match=f"{path.name} cannot be read as depth"):
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read as a depth file"):
             read_depth(path)
     with pytest.raises(FileNotFoundError, match="There is no depth file"):
         read_depth(tmp_path / "absent.tiff")
