@@ -243,7 +243,7 @@ def write(
             change(*arguments)
     except FileNotFoundError:  # somebody else has just taken the file, or the folder, away
         pass
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         self.writes = False
         warnings.warn(explain(f"{self.folder} is read, but keeps no more pictures ({error})"), stacklevel=4)
 

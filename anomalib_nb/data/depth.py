@@ -21,29 +21,19 @@ from torch.utils.data import Dataset
 from ..core.errors import explain
 from ..core.types import Batch
 from .datamodule import AnomalibDataModule, AnomalibDataset
-from .images import check_array, check_file, check_stored, is_junk, list_images, named, nearest, open_image
+from .images import check_array, check_file, check_stored, is_junk, list_images, named, nearest, open_array, open_image
 from .layouts import label_of, match_masks, sub_folder
 from .splits import made_from
 
 # %% ../../nbs/data/50_depth.ipynb #f6e8b311
-def load_npy(
-    path: Path,  # npy
-) -> np.ndarray:  # as it is in the file
-    "The numbers in an array's file; it is asked how many they are before any are read."
-    with open(path, "rb") as file:
-        if file.read(6) != b"\x93NUMPY":  # but an archive of arrays, or code
-            raise ValueError("it is no array of numpy")
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # an error if the file is shorter than it says
-    check_array(mapped.shape, mapped.dtype)
-    return np.load(path, allow_pickle=False)
-
-
 def load_array(
     path: Path,  # tif, png or npy
 ) -> np.ndarray:  # as it is in the file
     "The numbers in a depth file."
     if path.suffix.lower() == ".npy":
-        return load_npy(path)
+        mapped = open_array(path)
+        check_array(mapped.shape, mapped.dtype)
+        return np.load(path, allow_pickle=False)
     if path.suffix.lower() not in (".tif", ".tiff"):
         return open_image(path, np.asarray)
     import tifffile

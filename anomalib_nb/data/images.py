@@ -8,10 +8,11 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/images.html.md"""
 __all__ = ['IMAGE_SUFFIXES', 'UNREAD_SUFFIXES', 'JUNK', 'heard', 'MAX_PIXELS', 'MAX_BYTES', 'FORMATS', 'is_junk', 'is_image',
            'noting', 'note', 'passed_over', 'image_paths', 'list_images', 'matching', 'full_scale', 'to_8_bits',
            'as_rgb', 'UnreadableImage', 'reason_of', 'named', 'formats_of', 'check_file', 'check_pixels', 'check_array',
-           'open_image', 'Header', 'size_and_turn', 'read_header', 'has_bands', 'deep_png', 'check_stored',
-           'read_bands', 'upright', 'choose_bands', 'read_image', 'largest_of', 'ImageFiles', 'is_lossy', 'alpha_of',
-           'as_mask', 'read_mask', 'as_array', 'in_range', 'from_array', 'sampled', 'vanished', 'centres', 'nearest',
-           'planes', 'floats', 'as_floats', 'to_tensor', 'stamp', 'identity', 'pictured', 'Remembered']
+           'open_array', 'open_image', 'Header', 'size_and_turn', 'read_header', 'has_bands', 'deep_png',
+           'check_stored', 'read_bands', 'upright', 'choose_bands', 'read_image', 'largest_of', 'ImageFiles',
+           'is_lossy', 'alpha_of', 'as_mask', 'read_mask', 'as_array', 'in_range', 'from_array', 'sampled', 'vanished',
+           'centres', 'nearest', 'planes', 'floats', 'as_floats', 'to_tensor', 'stamp', 'identity', 'pictured',
+           'Remembered']
 
 # %% ../../nbs/data/00_images.ipynb #bf2c46e0
 import logging
@@ -267,6 +268,16 @@ def check_array(
         check_pixels(*sides[:2])
     if (promised := math.prod(map(int, shape)) * np.dtype(kind).itemsize) > MAX_BYTES:
         raise ValueError(f"it promises {promised:,} bytes of numbers, and {MAX_BYTES:,} are allowed")
+
+# %% ../../nbs/data/00_images.ipynb #683cd3b5
+def open_array(
+    path: Path | str,  # a .npy file
+) -> np.ndarray:  # mapped from the file; nothing is read yet
+    "The numbers in a file of numpy; a `ValueError` if they are none, or fewer than it says."
+    with open(path, "rb") as file:
+        if file.read(6) != b"\x93NUMPY":  # but an archive of arrays, or code
+            raise ValueError("it is no array of numpy")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 # %% ../../nbs/data/00_images.ipynb #02a3023f
 def open_image(
