@@ -33,7 +33,8 @@ def load_array(
     if path.suffix.lower() == ".npy":
         mapped = open_array(path)
         check_array(mapped.shape, mapped.dtype)
-        return np.load(path, allow_pickle=False)
+        order = "C" if mapped.flags.c_contiguous else "F"
+        return np.fromfile(path, mapped.dtype, mapped.size, offset=mapped.offset).reshape(mapped.shape, order=order)
     if path.suffix.lower() not in (".tif", ".tiff"):
         return open_image(path, np.asarray)
     import tifffile
@@ -56,7 +57,7 @@ def as_depth(
     if array.ndim != 3 or array.shape[-1] not in (1, 3) or array.dtype.kind not in "uif" or colours or not array.size:
         raise ValueError(f"it holds {'colours' if colours else array.dtype} of shape {array.shape}; expected (H, W) distances or (H, W, 3) points")
     with np.errstate(over="ignore"):
-        array = array.astype(np.float32)  # what is too large for it becomes infinite
+        array = array.astype(np.float32, copy=False)  # what is too large for it becomes infinite
     return np.where(np.isfinite(array).all(-1, keepdims=True), array, 0)
 
 # %% ../../nbs/data/50_depth.ipynb #ac4af5a3

@@ -665,12 +665,16 @@ def stamp(
 ) -> tuple[int, ...]:  # length in bytes, two times in ns, of a folder followed by all that is in it; () for what is neither
     "What changes when a file is written, or one in a folder."
     try:
-        about = os.stat(path if os.path.exists(path) else path.rpartition("#")[0])
-        inside = sorted(os.listdir(path)) if stat.S_ISDIR(about.st_mode) else []
+        about = os.stat(path)
+        inside = sorted(os.listdir(path)) if stat.S_ISDIR(about.st_mode) else ()
     except (OSError, ValueError):  # ValueError: a name that no file can have
-        return ()
-    parts = [stamp(place) for name in inside if not os.path.islink(place := os.path.join(path, name)) or os.path.isfile(place)]
-    return about.st_size + sum(part[0] for part in parts if part), about.st_mtime_ns, about.st_ctime_ns, *chain(*parts)
+        film = path.rpartition("#")[0]
+        return stamp(film) if os.path.isfile(film) else ()
+    own = about.st_size, about.st_mtime_ns, about.st_ctime_ns
+    if not inside:
+        return own
+    parts = [stamp(place) for name in inside if os.path.isfile(place := os.path.join(path, name)) or not os.path.islink(place)]
+    return (own[0] + sum(part[0] for part in parts if part), *own[1:], *chain(*parts))
 
 # %% ../../nbs/data/00_images.ipynb #79d3ea84
 def identity(
