@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ..core.errors import explain
 from ..core.types import Batch
 from .datamodule import AnomalibDataModule, AnomalibDataset
-from .images import check_pixels, is_junk, list_images, nearest, open_image
+from .images import check_array, check_file, check_stored, is_junk, list_images, named, nearest, open_array, open_image
 from .layouts import label_of, match_masks, sub_folder
 from .splits import made_from
 
@@ -31,15 +31,19 @@ def load_array(
 ) -> np.ndarray:  # as it is in the file
     "The numbers in a depth file."
     if path.suffix.lower() == ".npy":
-        return np.load(path, allow_pickle=False)
+        mapped = open_array(path)
+        check_array(mapped.shape, mapped.dtype)
+        order = "C" if mapped.flags.c_contiguous else "F"
+        return np.fromfile(path, mapped.dtype, mapped.size, offset=mapped.offset).reshape(mapped.shape, order=order)
     if path.suffix.lower() not in (".tif", ".tiff"):
         return open_image(path, np.asarray)
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        height, width = [n for n in file.series[0].shape if n > 4][:2]
-        check_pixels(height, width)
-        return file.series[0].asarray()
+        series = file.series[0]
+        check_array(series.shape, series.dtype)
+        check_stored(file, filter(None, series.pages))
+        return series.asarray()
 
 # %% ../../nbs/data/50_depth.ipynb #07a5788b
 def as_depth(
@@ -50,22 +54,20 @@ def as_depth(
         array = np.moveaxis(array, 0, -1)
     array = array[..., None] if array.ndim == 2 else array
     colours = array.dtype == np.uint8 and array.shape[-1] > 1
-    if array.ndim != 3 or array.shape[-1] not in (1, 3) or array.dtype.kind not in "uif" or colours:
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or array.dtype.kind not in "uif" or colours or not array.size:
         raise ValueError(f"it holds {'colours' if colours else array.dtype} of shape {array.shape}; expected (H, W) distances or (H, W, 3) points")
-    known = np.isfinite(array).all(-1, keepdims=True)
-    return np.where(known, array, 0).astype(np.float32)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)  # what is too large for it becomes infinite
+    return np.where(np.isfinite(array).all(-1, keepdims=True), array, 0)
 
 # %% ../../nbs/data/50_depth.ipynb #ac4af5a3
 def read_depth(
     path: Path | str,  # a tif, png or npy file
 ) -> np.ndarray:  # (H, W, 1|3) float32, 0 where nothing was measured
     "Read a depth file."
-    if not Path(path).is_file():
-        raise FileNotFoundError(explain(f"There is no depth file {path}", fix="Check the path"))
-    try:
+    with named(path, "a depth file"):
+        check_file(path)
         return as_depth(load_array(Path(path)))
-    except (ValueError, OSError, EOFError, KeyError, IndexError) as error:
-        raise ValueError(explain(f"{path} cannot be read as depth ({error})", fix="Copy it anew, or remove it")) from None
 
 # %% ../../nbs/data/50_depth.ipynb #18a82f73
 def measured(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.errors import explain
-from .images import is_image, read_image, stamp, to_8_bits
+from .images import check_file, check_pixels, is_image, named, read_image, stamp, to_8_bits
 
 # %% ../../nbs/data/60_video.ipynb #b64ac957
 def by_number(
@@ -60,14 +60,6 @@ def is_video(
     "Does a name look like a video file's? Hidden files do not."
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
 
-# %% ../../nbs/data/60_video.ipynb #2c09cc9e
-def no_video(
-    path: Path | str,  # a file
-    why: Any,  # an error, or text
-) -> ValueError:
-    "The error for a file that is no film."
-    return ValueError(explain(f"{path} cannot be read as a video ({why})", fix="Copy it anew, or remove it"))
-
 # %% ../../nbs/data/60_video.ipynb #69a696c0
 def decoder() -> Any:  # the module av
     "PyAV, or an error that says how to get it."
@@ -83,16 +75,15 @@ def open_video(
 ) -> Any:  # PyAV's container, to be closed
     "Open a video file for decoding."
     av = decoder()
-    if not Path(path).is_file():
-        raise FileNotFoundError(explain(f"There is no video {path}", fix="Check the path"))
-    try:
+    with named(path, "a video"):
+        check_file(path)
         video = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
-    except (av.FFmpegError, UnicodeError) as error:
-        raise no_video(path, error) from None
-    if not video.streams.video:
-        raise no_video(path, "it has no picture")
-    video.streams.video[0].codec_context.thread_count = 1  # threads do not survive a fork
-    return video
+        if not video.streams.video:
+            raise ValueError("it has no picture")
+        codec = video.streams.video[0].codec_context
+        check_pixels(codec.height, codec.width)
+        codec.thread_count = 1  # threads do not survive a fork
+        return video
 
 # %% ../../nbs/data/60_video.ipynb #c2bf127e
 class Timing(NamedTuple):
@@ -137,18 +128,16 @@ def timing_of(
     path: str,  # a video file
 ) -> Timing:
     "When each frame of a file is shown, by what the file says if that is true."
-    av = decoder()
-    try:
+    decoder()
+    with named(path, "a video"):
         timing = promised(path)
         if timing and len(timing.keys) and holds(path, timing):
             return timing
         with open_video(path) as video:
             times = np.arange(sum(1 for _ in video.decode(video=0)))
-    except av.FFmpegError as error:
-        raise no_video(path, error) from None
-    if not len(times):
-        raise no_video(path, "it has no frames")
-    return Timing(times, times[:1], False)
+        if not len(times):
+            raise ValueError("it has no frames")
+        return Timing(times, times[:1], False)
 
 # %% ../../nbs/data/60_video.ipynb #8b1a6333
 @lru_cache(maxsize=4096)
@@ -196,7 +185,9 @@ class VideoFile(Sequence):
     def picture(self, i: int) -> np.ndarray:
         "Frame i, kept or decoded."
         if i not in self.kept:
-            picture = decoded(self, i)
+            decoder()
+            with named(self.address(i), "a frame of a video"):
+                picture = decoded(self, i)
             while self.kept and (len(self.kept) + 1) * picture.nbytes > self.room:
                 del self.kept[next(iter(self.kept))]
             self.kept[i] = picture
@@ -228,6 +219,7 @@ def pixels_of(
     bgr: bool,  # do colours come blue first
 ) -> np.ndarray:  # (H, W, 3) uint8
     "A frame as 8-bit RGB."
+    check_pixels(frame.height, frame.width)
     deep = white is not None and frame.format.components[0].bits == 16
     picture = frame.to_ndarray(format="rgb48le" if deep else "rgb24", threads=1)
     return to_8_bits(picture, white)[..., :: -1 if bgr else 1]
@@ -238,22 +230,18 @@ def decoded(
     i: int,  # frame, 0 … len - 1
 ) -> np.ndarray:  # (H, W, 3) uint8
     "Frame i, from where the film stands or from the last key frame before it."
-    av = decoder()
     times, keys, _ = film.timing
     wanted, key = times[i], keys[max(np.searchsorted(keys, times[i], "right") - 1, 0)]
     for begin in (key, None):  # a jump that lands too late is made good from the beginning
-        try:
-            if begin is None or film.next > i or times[film.next] < key:
-                start(film, begin)
-            found, frame = next(((t, f) for t, f in film.frames if t >= wanted), (None, None))
-        except av.FFmpegError as error:
-            raise no_video(film.path, f"frame {i}: {error}") from None
+        if begin is None or film.next > i or times[film.next] < key:
+            start(film, begin)
+        found, frame = next(((t, f) for t, f in film.frames if t >= wanted), (None, None))
         film.next = i + 1 if found == wanted else len(times)
         if found == wanted:
             picture = np.ascontiguousarray(np.rot90(pixels_of(frame, film.white, film.bgr), round(frame.rotation / 90)))
             picture.flags.writeable = False  # the reader keeps it
             return picture
-    raise no_video(film.path, f"frame {i} is not where the file says it is")
+    raise ValueError("it is not where the file says it is")
 
 # %% ../../nbs/data/60_video.ipynb #ca3edcc9
 def video_frames(
@@ -287,4 +275,8 @@ def read_frame(
     path, _, number = str(address).rpartition("#")
     if not (number.isdecimal() and is_video(Path(path))):
         return read_image(address, white=white, bgr=bgr)
-    return still_open(path, stamp(path), os.getpid(), white, bgr)[int(number)]
+    film = still_open(path, stamp(path), os.getpid(), white, bgr)
+    with named(address, "a frame of a video"):
+        if int(number) >= len(film):
+            raise ValueError(f"the film has {len(film)} frames")
+        return film[int(number)]

@@ -94,7 +94,7 @@ def test_what_is_no_depth_is_named(tmp_path):
     files = sorted(tmp_path.iterdir())
     assert len(files) == 7
     for path in files:
-        with pytest.raises(ValueError, match=f"{path.name} cannot be read as depth"):
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read as a depth file"):
             read_depth(path)
     with pytest.raises(FileNotFoundError, match="There is no depth file"):
         read_depth(tmp_path / "absent.tiff")
@@ -253,3 +253,18 @@ def test_folder_3d_without_scans(tmp_path):
     trees.mvtec_like(tmp_path)
     with pytest.raises(FileNotFoundError, match="There are no scans in .*Expected .*rgb"):
         Folder3D(tmp_path).table
+
+
+def test_arrays_of_every_layout(tmp_path):
+    for number, array in enumerate(
+        (np.asfortranarray(XYZ), XYZ[::2, ::-1], Z.astype(">f8"), Z[:, :1], (Z * 99).astype(np.int8))
+    ):
+        np.save(tmp_path / f"{number}.npy", array)
+        found = read_depth(tmp_path / f"{number}.npy")
+        assert (found == array.reshape(*array.shape[:2], -1).astype(np.float32)).all()
+        assert found.flags.writeable
+    np.save(tmp_path / "far.npy", np.array([[1e300, 2.0]]))
+    assert read_depth(tmp_path / "far.npy")[..., 0].tolist() == [[0, 2]]  # not infinity
+    np.save(tmp_path / "none.npy", np.zeros((0, 9)))
+    with pytest.raises(ValueError, match=r"none.npy cannot be read as a depth file .*shape \(0, 9"):
+        read_depth(tmp_path / "none.npy")
