@@ -565,6 +565,8 @@ def tar_members(
                 pass  # what nobody has read
             take(file, -size % BLOCK)
             said = {}
+        if said:
+            raise ReadError("it ends before the member that it names")
         check_end(file)
 
 # %% ../../nbs/data/05_download.ipynb #f4929e0c
