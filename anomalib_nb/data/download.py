@@ -147,7 +147,7 @@ def extent(
     length = answer.headers["Content-Length"] or ""
     return begin, int(length) if re.fullmatch(r"\d{1,15}", length) and not answer.headers["Transfer-Encoding"] else 0
 
-
+# %% ../../nbs/data/05_download.ipynb #d862e962
 def arriving(
     answer: HTTPResponse,  # of `ask`
 ) -> Iterator[bytes]:
@@ -238,7 +238,7 @@ HERE = re.sub(r"[^\w-]", "_", socket.gethostname())[:40]  # this machine
 OWN: set[str] = set()  # names that this process is writing under
 LONG = 24 * 3600  # seconds; nothing here takes a day
 
-
+# %% ../../nbs/data/05_download.ipynb #cda34b3c
 def running(
     process: int,  # its number, on this machine
 ) -> bool:
@@ -269,7 +269,7 @@ def left_behind(
                 found += [(age, other)] if ours and certain or age > LONG else []
     return [other for _, other in sorted(found)]
 
-
+# %% ../../nbs/data/05_download.ipynb #ce0807ec
 @contextmanager
 def own_name(
     path: Path,  # what it begins with
@@ -340,7 +340,7 @@ def receive(
             raise
         return part.replace(file)
 
-
+# %% ../../nbs/data/05_download.ipynb #8e9c4ade
 def fetch(
     source: Download,  # what is wanted
     folder: Path,  # where it goes
@@ -371,13 +371,13 @@ class Limits(NamedTuple):
         "Bytes that an archive of so many may become."
         return int(min(self.size, max(self.harmless, self.ratio * packed)))
 
-
+# %% ../../nbs/data/05_download.ipynb #f363d478
 def too_much() -> ValueError:
     "The error of an archive that unfolds without end."
     return ValueError(explain("The archive unfolds into far more than it should", "Expected images, which hardly shrink",
                               "If it is right, unpack it yourself"))
 
-
+# %% ../../nbs/data/05_download.ipynb #efd6e6fb
 class Metered:
     "A stream of which only so much is read."
 
@@ -418,7 +418,7 @@ def check_zip(
             raise ValueError(explain(f"{archive.filename} has a member {info.filename!r}, which is packed {how}", "Expected stored or deflated files",
                                      "If it is right, unpack it yourself"))
 
-
+# %% ../../nbs/data/05_download.ipynb #18eb4c06
 def zip_content(
     archive: ZipFile,  # open
     info: ZipInfo,  # of a member
@@ -455,7 +455,7 @@ def take(
         raise EOFError("it ends too early")
     return block
 
-
+# %% ../../nbs/data/05_download.ipynb #88439246
 def content(
     file: IO[bytes],  # to read
     size: int,  # bytes
@@ -464,7 +464,7 @@ def content(
     for start in range(0, size, 1 << 20):
         yield take(file, min(size - start, 1 << 20))
 
-
+# %% ../../nbs/data/05_download.ipynb #ba99b2b6
 def number(
     field: bytes,  # of a header
 ) -> int:
@@ -479,7 +479,7 @@ def number(
 # %% ../../nbs/data/05_download.ipynb #126687c9
 KINDS = dict.fromkeys((b"0", b"\0", b"7"), "file") | {b"5": "folder"} | dict.fromkeys((b"L", b"K", b"x", b"X", b"g"), "words")
 
-
+# %% ../../nbs/data/05_download.ipynb #cc894887
 class Header(NamedTuple):
     "What a block says of the blocks after it."
 
@@ -488,7 +488,7 @@ class Header(NamedTuple):
     size: int  # bytes that follow
     type: bytes  # one letter
 
-
+# %% ../../nbs/data/05_download.ipynb #2f59a557
 def read_header(
     block: bytes,  # 512 bytes
 ) -> Header:
@@ -534,7 +534,7 @@ def read_words(
 TAR_READERS = {".tar": open, ".tar.gz": gzip.open, ".tgz": gzip.open, ".tar.xz": lzma.open, ".txz": lzma.open,
                ".tar.bz2": bz2.open, ".tbz2": bz2.open}
 
-
+# %% ../../nbs/data/05_download.ipynb #bed2c493
 def check_end(
     file: IO[bytes],  # what follows the first block of zeros
 ) -> None:
@@ -543,7 +543,7 @@ def check_end(
         if block.strip(b"\0"):
             raise ReadError("it goes on after its end")
 
-
+# %% ../../nbs/data/05_download.ipynb #2cea7e4a
 def tar_members(
     path: Path,  # a .tar, .tar.gz, …
     limits: Limits = Limits(),  # that end it
@@ -573,7 +573,7 @@ def tar_members(
 UNREADABLE = (ReadError, BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error, UnicodeError, OverflowError, MemoryError,
               RuntimeError, AttributeError, LookupError, OSError)  # what Python's readers raise when they meet nonsense
 
-
+# %% ../../nbs/data/05_download.ipynb #47d1a43f
 @contextmanager
 def archive_told(
     path: Path,  # an archive
@@ -585,7 +585,7 @@ def archive_told(
         why = str(error).strip().rstrip(".") or type(error).__name__
         raise ValueError(explain(f"{path} cannot be unpacked ({why})", fix="Get it again")) from None
 
-
+# %% ../../nbs/data/05_download.ipynb #ffe6530c
 def told(
     path: Path,  # an archive
     read: Callable[[], Iterator],  # of it
@@ -594,7 +594,7 @@ def told(
     with archive_told(path):
         yield from read()
 
-
+# %% ../../nbs/data/05_download.ipynb #bb30bb19
 def members(
     path: Path,  # an archive
     limits: Limits = Limits(),  # that end it
@@ -648,7 +648,7 @@ def check_member(
         what = f"{member.name[:100]!r}, a link or a device" if member.kind == "other" else "a file without a name"
         raise ValueError(explain(f"{archive} holds {what}", "Expected files and folders", "If it is right, unpack it yourself"))
 
-
+# %% ../../nbs/data/05_download.ipynb #e71ee281
 def extract(
     archive: Path,  # verified
     folder: Path,  # empty
@@ -687,7 +687,7 @@ def moved(
                     raise
     return new
 
-
+# %% ../../nbs/data/05_download.ipynb #41ea4019
 def unfinished(
     root: Path,  # of data sets
 ) -> bool:
