@@ -5,7 +5,6 @@ import io
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes as P
 
 # imports once, then forks whom it is asked for: real processes that start at the same moment
 NURSERY = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 from pathlib import Path
 import filelock
 from anomalib_nb.data import write_demo_folder
@@ -49,7 +48,7 @@ def work(what, root, url, sha, name, locks):
 
 
 def child(task, said):
-    file = os.open(said, os.O_WRONLY | os.O_CREAT)
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1), os.dup2(file, 2)
     try:
         work(**task | {"root": Path(task["root"])})
@@ -62,14 +61,18 @@ def child(task, said):
 
 
 print("ready", flush=True)
-for line in sys.stdin:
+while line := sys.stdin.readline():
     task, processes = json.loads(line), []
+    task_kills = task.pop("kills")
     for said in task.pop("said"):
         processes.append(os.fork())
         if not processes[-1]:
             child(task, said)
-    print(json.dumps(processes), flush=True)
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]) for one in processes]), flush=True)
+    print(json.dumps({"processes": len(processes)}), flush=True)
+    if task_kills and sys.stdin.readline():
+        os.kill(processes[0], signal.SIGKILL)  # it may have ended; its number is kept until it is asked for
+    codes = [os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]) for one in processes]
+    print(json.dumps({"codes": codes}), flush=True)
 """
 
 
@@ -89,14 +92,19 @@ def at_once(nursery, tmp_path):
     def run(count, what, root, *, url=None, sha="0" * 64, name="", locks=True, kill=None):
         said = [tmp_path / f"said{i}" for i in range(count)]
         task = {"what": what, "root": str(root), "url": url, "sha": sha, "name": name, "locks": locks}
-        nursery.stdin.write(json.dumps({**task, "said": [str(path) for path in said]}) + "\n")
+        more = {"said": [str(path) for path in said], "kills": kill is not None}
+        nursery.stdin.write(json.dumps(task | more) + "\n")
         nursery.stdin.flush()
-        processes = json.loads(nursery.stdout.readline())
-        if kill is not None:
-            kill() if callable(kill) else time.sleep(kill)
-            os.kill(processes[0], signal.SIGKILL)  # it may have ended: its number is kept until it is asked for
-        codes = json.loads(nursery.stdout.readline())
-        words = [path.read_text() if path.exists() else "" for path in said]
+        assert "processes" in json.loads(nursery.stdout.readline())
+        try:
+            if kill is not None:
+                kill() if callable(kill) else time.sleep(kill)
+        finally:
+            if kill is not None:
+                nursery.stdin.write("kill\n")
+                nursery.stdin.flush()
+            codes = json.loads(nursery.stdout.readline())["codes"]
+        words = [path.read_text(errors="replace") if path.exists() else "" for path in said]
         first = int(kill is not None)
         assert codes[first:] == [0] * (count - first), "\n".join(words)
         return words
