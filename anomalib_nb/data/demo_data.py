@@ -6,13 +6,15 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/data/demo_data.html.md"""
 
 # %% auto #0
 __all__ = ['SURFACES', 'DEFECTS', 'noise', 'mix', 'metal', 'threads', 'fabric', 'wood', 'tile', 'button', 'crack', 'dent', 'hole',
-           'thread', 'photograph', 'draw', 'draw_image', 'draw_mask', 'DemoData', 'save', 'write_demo_folder']
+           'thread', 'photograph', 'draw', 'draw_image', 'draw_mask', 'whole_number', 'DemoData', 'save',
+           'write_demo_folder']
 
 # %% ../../nbs/data/03_demo_data.ipynb #ae4cb15b
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -244,6 +246,18 @@ def draw_mask(
     "The mask of a mask's name."
     return draw(path.replace("/ground_truth/", "/test/").replace("_mask.", "."), size, seed)[1]
 
+# %% ../../nbs/data/03_demo_data.ipynb #8113eaeb
+def whole_number(
+    name: str,  # of an argument
+    value: Any,  # what was passed
+    least: int,  # that is allowed
+    most: int,  # that is allowed
+) -> int:  # the value
+    "Refuse what is no whole number, or not in a range."
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        raise ValueError(explain(f"{name} is {value!r:.60}", f"Expected a whole number from {least:,} to {most:,}"))
+    return int(value)
+
 # %% ../../nbs/data/03_demo_data.ipynb #9cf98ebd
 class DemoData(AnomalibDataModule):
     "Drawn parts: good ones, and six kinds of defects with exact masks."
@@ -251,16 +265,16 @@ class DemoData(AnomalibDataModule):
     def __init__(
         self,
         surface: Literal["metal", "fabric", "wood", "tile", "button"] = "metal",  # what is inspected
-        train: int = 40,  # good images to train on
+        train: int = 40,  # good images to train on, 1 or more
         test: int = 24,  # images to validate and test on, half of them with a defect
-        size: int = 256,  # side of the images, in pixels, 32 or more
-        seed: int = 0,  # of images, splits and shuffling
+        size: int = 256,  # side of the images, in pixels, 32 to 8192
+        seed: int = 0,  # of images, splits and shuffling, 0 or more
         **loading,  # name, batch sizes, workers and validation split, as in AnomalibDataModule
     ):
-        if surface not in SURFACES:
+        if not isinstance(surface, str) or surface not in SURFACES:
             raise ValueError(explain(f"There is no surface {surface!r}", f"Expected {', '.join(SURFACES)}", did_you_mean(str(surface), SURFACES)))
-        if train < 1 or test < 0 or size < 32:
-            raise ValueError(explain(f"train={train}, test={test}, size={size}", "Expected train ≥ 1, test ≥ 0, size ≥ 32"))
+        train, test = whole_number("train", train, 1, 10**6), whole_number("test", test, 0, 10**6)
+        size, seed = whole_number("size", size, 32, 8192), whole_number("seed", seed, 0, 2**32 - 1)
         super().__init__(f"demo/{surface}", seed=seed, **loading)
         self.train, self.test = train, test
         self.read_image = partial(draw_image, size=size, seed=seed)

@@ -17,7 +17,7 @@ import trees
 from anomalib_nb.data.datamodule import AnomalibDataset
 from anomalib_nb.data.folder import Folder
 from anomalib_nb.data.images import MemoryCache, Remembered, read_image
-from anomalib_nb.data.workers import cores, in_threads, pool
+from anomalib_nb.data.workers import cores, guarded_lines, in_threads, pool
 
 # a reader whose lock is held by a thread of the program that starts the workers
 CAMERA = """
@@ -102,6 +102,100 @@ def test_workers_know_what_a_notebook_defined(tmp_path):
 def test_a_script_without_a_guard_still_reads(tmp_path):
     alone, ahead = program(tmp_path, OWN, as_script=True)
     assert alone == ahead
+
+
+# ---- however the program was started ------------------------------------------------------------
+EPOCH = """
+from anomalib_nb.data.folder import Folder
+from anomalib_nb.data.images import read_image
+
+
+def read(path):
+    return read_image(path) // 2
+
+
+def epoch():
+    places = dict(normal_dir="train/good", test_split_mode="none", val_split_mode="none")
+    data = Folder("tiles", num_workers=2, train_batch_size=2, **places)
+    data.read_image = read
+    print([len(batch.image) for batch in data.train_dataloader()])
+"""
+PLAIN = EPOCH + "\n\nepoch()\n"
+COMMENT = EPOCH + "\n\nepoch()  # runs as __main__, if __name__ == '__main__':\n"
+LATE = EPOCH + "\n\nepoch()\nif __name__ == '__main__':\n    print('done')\n"
+GUARDED = EPOCH + "\n\nif '__main__' == __name__:\n    epoch()\n"
+OTHERWISE = EPOCH + "\n\nif __name__ == '__main__':\n    pass\nelse:\n    raise SystemExit(7)\nepoch()\n"
+KERNEL = """
+import sys, types
+main = types.ModuleType("__main__")  # as a kernel makes one
+sys.modules["__main__"] = main
+exec(compile({source!r}, "<cell 1>", "exec"), vars(main))
+"""
+QUICK = {
+    "standard input": (PLAIN, []),
+    "a comment": (COMMENT, ["main.py"]),
+    "a guard elsewhere": (LATE, ["main.py"]),
+}
+WAYS = QUICK | {
+    "a script": (PLAIN, ["main.py"]),
+    "guarded standard input": (GUARDED, []),
+    "-c": (PLAIN, ["-c", PLAIN]),
+    "-m": (PLAIN, ["-m", "main"]),
+    "-m of a guarded one": (GUARDED, ["-m", "main"]),
+    "-m of a package": (PLAIN, ["-m", "pack"]),
+    "a folder": (PLAIN, ["pack"]),
+    "another way round": (OTHERWISE, ["main.py"]),
+    "a guarded script": (GUARDED, ["main.py"]),
+    "a kernel": (PLAIN, ["-c", KERNEL.format(source=PLAIN)]),
+    "a link to a script": (GUARDED, ["./link"]),
+    "after its end": (EPOCH, ["-i", "main.py"]),
+}
+
+
+@pytest.mark.parametrize("way", [way if way in QUICK else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])  # fmt: skip
+def test_workers_start_however_the_program_was_started(tmp_path, way):
+    text, command = WAYS[way]
+    for i in range(4):
+        trees.paint(tmp_path / f"tiles/train/good/{i}.png")
+    (tmp_path / "pack").mkdir()
+    for name in ("main.py", "pack/__main__.py"):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link").symlink_to("main.py")
+    asked = "epoch()\n" if "-i" in command else text
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, input=asked, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line for line in done.stdout.split("\n") if line and line != "done"] == ["[2, 2]"], "once"
+
+
+GUARDS = {
+    "if __name__ == '__main__':\n    a\n    b": {2, 3},
+    'if "__main__" == __name__:\n    a': {2},
+    "if __name__ == '__main__': a": {1},
+    "if (__name__ ==\n    '__main__'):\n    a\nelse:\n    b": {3},
+    "if __name__ != '__main__':\n    a": set(),
+    "# if __name__ == '__main__':\na = '__main__'": set(),
+    "def f():\n    if __name__ == '__main__':\n        a": set(),
+    "if name == '__main__':\n    a": set(),
+    "if __name__ == '__main__' or a:\n    b": set(),
+    "no python": set(),
+    "a = '\0'": set(),
+}
+
+
+@pytest.mark.parametrize("source", GUARDS)
+def test_lines_that_no_worker_runs(source):
+    assert guarded_lines(source.encode()) == GUARDS[source]
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_where_nothing_can_be_forked_it_reads_alone(tmp_path, monkeypatch, system):
+    monkeypatch.setattr("anomalib_nb.data.workers.sys.platform", system)
+    monkeypatch.setattr("anomalib_nb.data.workers.is_importable", lambda main: False)
+    data = parts(tmp_path)(num_workers=2)
+    with pytest.warns(UserWarning, match="reads alone.*below if __name__.*num_workers=0"):
+        assert len(list(data.train_dataloader())) == 3
 
 
 def parts(tmp_path, count=9, size=128):  # 49 kB of noise
