@@ -43,7 +43,7 @@ FLOORS = {
     "visualization": Floor(1, ("core",), words("holoviews PIL matplotlib")),
     "processing": Floor(2, BASE, words("torchvision")),
     "data": Floor(
-        2, BASE, words("torchvision pandas lightning tqdm av tifffile pillow_heif cloudpickle"), shared=10
+        2, BASE, words("torchvision pandas lightning tqdm filelock av tifffile pillow_heif cloudpickle"), shared=10
     ),
     "models": Floor(3, (*BASE, "processing"), words("lightning"), shared=10),
     "engine": Floor(4, TRAIN, words("lightning")),
