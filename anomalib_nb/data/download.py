@@ -691,9 +691,10 @@ def moved(
 # %% ../../nbs/data/05_download.ipynb #41ea4019
 def unfinished(
     root: Path,  # of data sets
+    archive: str = "",  # name of the one that is meant; without, any
 ) -> bool:
     "Is an unpacking under way, or was one killed?"
-    return next(root.expanduser().glob(".unpacking-*"), None) is not None
+    return next(root.expanduser().glob(glob.escape(f".unpacking-{archive}"[:80]) + "*"), None) is not None
 
 # %% ../../nbs/data/05_download.ipynb #d0ae3682
 def unpack(

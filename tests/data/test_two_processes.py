@@ -220,7 +220,8 @@ def test_one_is_killed_between_two_files(at_once, tmp_path):
             time.sleep(0.001)
 
     at_once(1, "unpack", root, name="set.zip", kill=when_it_moves)
-    assert unfinished(root) == (len(list(root.glob("*.png"))) < 1500), "it can be seen that files are missing"
+    assert not unfinished(root, "other.zip")
+    assert unfinished(root, "set.zip") == unfinished(root) == (len(list(root.glob("*.png"))) < 1500), "it can be seen that files are missing"
     unpack(tmp_path / "set.zip", root)
     whole(root, files)
 
