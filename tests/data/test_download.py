@@ -271,7 +271,9 @@ def had_or_told(odd, tmp_path, *answers: bytes) -> bool:
         assert fetch(wanted, tmp_path).read_bytes() == SHORT
     except (ConnectionError, ValueError, OSError) as error:
         assert type(error) in (ConnectionError, ValueError, OSError), repr(error)
-        assert re.search("Get set.zip from|thrown away; try again|Make room", str(error)), str(error)
+        assert re.search("Get set.zip from|thrown away; try again|Make room", str(error)), str(
+            error
+        )
         assert not (tmp_path / "set.zip").exists()
     assert {path.name for path in tmp_path.iterdir()} <= {"set.zip", "set.zip.part"}
     return (tmp_path / "set.zip").exists()
@@ -285,7 +287,9 @@ def test_a_length_that_makes_no_sense(odd, tmp_path, length):
 @pytest.mark.parametrize("length", ["10", "2999", "3001", "999999999999999", "999999999999"])
 def test_a_length_that_lies(odd, tmp_path, length):
     assert not had_or_told(odd, tmp_path, answer("200 OK", f"Content-Length: {length}", body=SHORT))
-    assert had_or_told(odd, tmp_path, answer("416 Satisfied"), FULL) or had_or_told(odd, tmp_path, FULL)
+    assert had_or_told(odd, tmp_path, answer("416 Satisfied"), FULL) or had_or_told(
+        odd, tmp_path, FULL
+    )
 
 
 @pytest.mark.parametrize(
@@ -332,7 +336,10 @@ CHUNKED = "Transfer-Encoding: chunked"
 )  # fmt: skip
 def test_an_answer_in_chunks(odd, tmp_path, body, fine):
     assert had_or_told(odd, tmp_path, answer("200 OK", CHUNKED, body=body)) == fine
-    assert had_or_told(odd, tmp_path, answer("200 OK", CHUNKED, "Content-Length: 7", body=body)) == fine
+    assert (
+        had_or_told(odd, tmp_path, answer("200 OK", CHUNKED, "Content-Length: 7", body=body))
+        == fine
+    )
     assert fine or had_or_told(odd, tmp_path, FULL)
 
 
@@ -590,7 +597,11 @@ def damaged(content: bytes, lot: random.Random, gap: int) -> bytes:
         case 0:
             return content[:place]
         case 1:
-            return content[:place] + bytes([content[place] ^ 1 << lot.randrange(8)]) + content[place + 1 :]
+            return (
+                content[:place]
+                + bytes([content[place] ^ 1 << lot.randrange(8)])
+                + content[place + 1 :]
+            )
         case 2:
             return content[:place] + lot.randbytes(4) + content[place + 4 :]
         case 3:
@@ -603,8 +614,12 @@ def damaged(content: bytes, lot: random.Random, gap: int) -> bytes:
         case 6:
             return content + lot.choice([b"garbage", lot.randbytes(600), content[:place]])
         case _:  # in what stands at the beginnings and the ends
-            place = lot.choice([lot.randrange(min(600, length)), length - 1 - lot.randrange(min(300, length))])
-            return content[:place] + bytes([lot.choice([0, 1, 127, 128, 255])]) + content[place + 1 :]
+            place = lot.choice(
+                [lot.randrange(min(600, length)), length - 1 - lot.randrange(min(300, length))]
+            )
+            return (
+                content[:place] + bytes([lot.choice([0, 1, 127, 128, 255])]) + content[place + 1 :]
+            )
 
 
 def unpacked_or_refused(archive: Path, files: dict[str, bytes], contents: bool) -> bool:
@@ -618,7 +633,9 @@ def unpacked_or_refused(archive: Path, files: dict[str, bytes], contents: bool) 
         return False
     found = {p.relative_to(home).as_posix(): p.read_bytes() for p in home.rglob("*") if p.is_file()}
     folders = sorted(path.name for path in home.rglob("*") if path.is_dir())
-    assert len(found) == len(files) and (not contents or found == files and folders == ["bottle", "cable"])
+    assert len(found) == len(files) and (
+        not contents or found == files and folders == ["bottle", "cable"]
+    )
     shutil.rmtree(home)
     return True
 
@@ -629,7 +646,9 @@ def test_a_damaged_archive_is_unpacked_whole_or_refused(tmp_path, name):
     files, lot = sound(archive), random.Random(name)
     content, whole = archive.read_bytes(), 0
     assert unpacked_or_refused(archive, files, contents=True)
-    bare = archive.suffix == ".tar"  # it has no checksum of a content, and may have lost a bit of one …
+    bare = (
+        archive.suffix == ".tar"
+    )  # it has no checksum of a content, and may have lost a bit of one …
     for _ in range(150):
         archive.write_bytes(damaged(content, lot, gap=300 if bare else 512))  # … or an empty file
         whole += unpacked_or_refused(archive, files, contents=not bare)
@@ -683,7 +702,9 @@ def giant(kind: bytes, size: int) -> bytes:
     info.type, info.size = kind, size
     head = info.tobuf(tarfile.GNU_FORMAT)
     text = b"%d path=" % size if kind == tarfile.XHDTYPE else b""
-    return head + text + b"n" * (size - len(text)) + bytes(-size % 512) + tarfile.TarInfo("x").tobuf()
+    return (
+        head + text + b"n" * (size - len(text)) + bytes(-size % 512) + tarfile.TarInfo("x").tobuf()
+    )
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])  # fmt: skip
@@ -751,7 +772,9 @@ def test_an_archive_in_two_streams(tmp_path):
 
 
 def test_members_that_lie_on_top_of_each_other(tmp_path):
-    archive = zipped(tmp_path / "a.zip", {"0.png": os.urandom(20_000), "1.png": b"1", "2.png": b"2"})
+    archive = zipped(
+        tmp_path / "a.zip", {"0.png": os.urandom(20_000), "1.png": b"1", "2.png": b"2"}
+    )
     with zipfile.ZipFile(archive, "a") as file:
         first = file.getinfo("0.png")
         for name in ("1.png", "2.png"):

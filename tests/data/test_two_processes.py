@@ -91,7 +91,14 @@ def at_once(nursery, tmp_path):
 
     def run(count, what, root, *, url=None, sha="0" * 64, name="", locks=True, kill=None):
         said = [tmp_path / f"said{i}" for i in range(count)]
-        task = {"what": what, "root": str(root), "url": url, "sha": sha, "name": name, "locks": locks}
+        task = {
+            "what": what,
+            "root": str(root),
+            "url": url,
+            "sha": sha,
+            "name": name,
+            "locks": locks,
+        }
         more = {"said": [str(path) for path in said], "kills": kill is not None}
         nursery.stdin.write(json.dumps(task | more) + "\n")
         nursery.stdin.flush()
@@ -184,7 +191,9 @@ def test_two_unpack_into_one_folder(at_once, tmp_path, make, locks):
     packed(tmp_path / "set.zip", files)
     said = at_once(2, "unpack", tmp_path / "root", name="set.zip", locks=locks)
     whole(tmp_path / "root", files)
-    assert sum("waiting until it is done" in out for out in said) == locks, "the second says it waits"
+    assert sum("waiting until it is done" in out for out in said) == locks, (
+        "the second says it waits"
+    )
 
 
 @pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
@@ -220,7 +229,10 @@ def test_one_is_killed_between_two_files(at_once, tmp_path):
             time.sleep(0.001)
 
     at_once(1, "unpack", root, name="set.zip", kill=when_it_moves)
-    assert unfinished(root) == (len(list(root.glob("*.png"))) < 1500), "it can be seen that files are missing"
+    assert not unfinished(root, "other.zip")
+    assert (
+        unfinished(root, "set.zip") == unfinished(root) == (len(list(root.glob("*.png"))) < 1500)
+    ), "it can be seen that files are missing"
     unpack(tmp_path / "set.zip", root)
     whole(root, files)
 
@@ -234,7 +246,9 @@ def test_what_a_killed_one_has_got_is_continued(at_once, tmp_path, server):
         while not any(path.stat().st_size >= 1 << 20 for path in root.glob("set.zip.part.*")):
             time.sleep(0.01)
 
-    at_once(1, "get", root, url=wanted.url, sha=wanted.sha256, name="set.zip", kill=when_some_has_come)
+    at_once(
+        1, "get", root, url=wanted.url, sha=wanted.sha256, name="set.zip", kill=when_some_has_come
+    )
     [left] = root.glob("set.zip.part.*")
     got, server.wait = left.stat().st_size, 0
     assert fetch(wanted, root).read_bytes() == server.content
@@ -309,4 +323,6 @@ def test_two_write_the_demo_folder(at_once, tmp_path):
     at_once(2, "draw", tmp_path / "demo")
     alike = write_demo_folder(tmp_path / "alone", "tile", train=6, test=6, size=48)
     files = [path for path in alike.rglob("*") if path.is_file()]
-    whole(tmp_path / "demo", {path.relative_to(alike).as_posix(): path.read_bytes() for path in files})
+    whole(
+        tmp_path / "demo", {path.relative_to(alike).as_posix(): path.read_bytes() for path in files}
+    )

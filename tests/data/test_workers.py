@@ -124,7 +124,9 @@ PLAIN = EPOCH + "\n\nepoch()\n"
 COMMENT = EPOCH + "\n\nepoch()  # runs as __main__, if __name__ == '__main__':\n"
 LATE = EPOCH + "\n\nepoch()\nif __name__ == '__main__':\n    print('done')\n"
 GUARDED = EPOCH + "\n\nif '__main__' == __name__:\n    epoch()\n"
-OTHERWISE = EPOCH + "\n\nif __name__ == '__main__':\n    pass\nelse:\n    raise SystemExit(7)\nepoch()\n"
+OTHERWISE = (
+    EPOCH + "\n\nif __name__ == '__main__':\n    pass\nelse:\n    raise SystemExit(7)\nepoch()\n"
+)
 KERNEL = """
 import sys, types
 main = types.ModuleType("__main__")  # as a kernel makes one
@@ -166,7 +168,9 @@ def test_workers_start_however_the_program_was_started(tmp_path, way):
         [sys.executable, *command], cwd=tmp_path, input=asked, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [line for line in done.stdout.split("\n") if line and line != "done"] == ["[2, 2]"], "once"
+    assert [line for line in done.stdout.split("\n") if line and line != "done"] == ["[2, 2]"], (
+        "once"
+    )
 
 
 GUARDS = {
