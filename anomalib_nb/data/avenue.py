@@ -9,7 +9,6 @@ __all__ = ['Bits', 'read_matlab_masks', 'read_avenue_mask', 'Avenue']
 
 # %% ../../nbs/data/62_avenue.ipynb #fc90e4bc
 import os
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from ..core.errors import explain
 from .clips import VideoDataModule, frame_table, read_frame_mask, volume_addresses
-from .images import stamp
+from .images import named, stamp
 from .download import Download
 from .named import NamedDataModule
 from .video import FrameFolder, by_number, is_video
@@ -42,10 +40,8 @@ def cells(
     path: Path | str,  # a .mat file
 ) -> list[np.ndarray]:  # of each frame, as it is in the file
     "The cells of `volLabel`, if they are masks."
-    try:
+    with named(path, "a file of MATLAB"):
         found = loadmat(path, variable_names=["volLabel"]).get("volLabel")
-    except (ValueError, OSError, TypeError, KeyError, EOFError, NotImplementedError, MatReadError, zlib.error) as error:
-        raise ValueError(explain(f"{path} cannot be read as a file of MATLAB ({error})", fix="Copy it anew")) from None
     masks = list(found.ravel()) if isinstance(found, np.ndarray) and found.dtype == object else []
     if not masks or len({mask.shape for mask in masks}) > 1 or any(mask.ndim != 2 or mask.dtype.kind not in "buif" for mask in masks):
         raise ValueError(explain(f"{path} has no masks", "Expected cells volLabel, all (H, W) of numbers"))

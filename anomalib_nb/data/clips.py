@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from ..core.errors import did_you_mean, explain
 from ..core.types import Batch
 from .datamodule import AnomalibDataModule, AnomalibDataset, check_whole, complete
-from .images import as_floats, read_mask
+from .images import as_floats, named, open_array, read_mask
 from .video import read_frame, video_frames
 
 # %% ../../nbs/data/60b_clips.ipynb #cd1f70ab
@@ -60,10 +60,8 @@ def read_volume(
     path: Path | str,  # a .npy file
 ) -> np.ndarray:  # (n, H, W), mapped from the file
     "The masks of all frames of a film."
-    try:
-        volume = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(explain(f"{path} cannot be read as an array ({error})", "Expected numbers", "Copy it anew, or remove it")) from None
+    with named(path, "an array of masks"):
+        volume = open_array(path)
     if getattr(volume, "ndim", 0) != 3 or volume.dtype.kind not in "buif":
         raise ValueError(explain(f"{path} holds {getattr(volume, 'dtype', 'archives')} of shape {np.shape(volume)}", "Expected numbers of shape (frames, H, W)"))
     return volume
@@ -84,7 +82,8 @@ def read_frame_mask(
     path, _, number = str(address).rpartition("#")
     if not (number.isdecimal() and path.lower().endswith(".npy")):
         return read_mask(address)
-    return np.asarray(read_volume(path)[int(number)]) > 0
+    with named(address, "a mask"):
+        return np.asarray(read_volume(path)[int(number)]) > 0
 
 # %% ../../nbs/data/60b_clips.ipynb #de5c8a27
 def frame_table(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import explain
+from .datamodule import check_path
 from .depth import DepthDataModule, match_depth, read_scans
 from .folder import Folder, Place, images_of, places
 
@@ -34,7 +35,8 @@ class Folder3D(DepthDataModule, Folder):
         **loading,  # batch sizes, workers, splits and seed, as in AnomalibDataModule
     ):
         super().__init__(root, name, normal_dir=normal_dir, abnormal_dir=abnormal_dir, normal_test_dir=normal_test_dir, mask_dir=mask_dir, **loading)
-        self.depths = {"normal_dir": normal_depth_dir, "abnormal_dir": abnormal_depth_dir, "normal_test_dir": normal_test_depth_dir}
+        given = {"normal_dir": normal_depth_dir, "abnormal_dir": abnormal_depth_dir, "normal_test_dir": normal_test_depth_dir}
+        self.depths = {name: None if place is None else check_path(name.replace("_dir", "_depth_dir"), place) for name, place in given.items()}
         named = [place for place, images in self.places.items() if places(images)]
         if missing := [place for place in named if not self.depths.get(place)]:
             argument = missing[0].replace("_dir", "_depth_dir")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..core.errors import explain
 from .clips import VideoDataModule, frame_table, read_volume, volume_addresses
+from .images import named, open_array
 from .layouts import folders_in
 from .named import NamedDataModule
 from .video import is_video
@@ -24,10 +25,8 @@ def read_frame_labels(
     path: Path,  # a .npy file of shape (n,)
 ) -> np.ndarray:  # (n,) bool
     "In which frames of a film something happens."
-    try:
-        labels = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(explain(f"{path} cannot be read as an array ({error})", "Expected numbers", "Copy it anew, or remove it")) from None
+    with named(path, "an array of labels"):
+        labels = np.asarray(open_array(path))
     if getattr(labels, "ndim", 0) != 1:
         raise ValueError(explain(f"{path} has shape {np.shape(labels)}", "Expected a number for each frame"))
     return labels > 0
