@@ -69,7 +69,7 @@ def test_intervals_hold(shape, sizes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("level", "lowest"), [(0.8, 0.77), (0.99, 0.975)])
+@pytest.mark.parametrize(("level", "lowest"), [(0.8, 0.7), (0.9, 0.87), (0.99, 0.98)])
 def test_intervals_hold_at_other_levels(level, lowest):
     for sizes in SIZES:
         for shape in ("bell", "wide defects"):
