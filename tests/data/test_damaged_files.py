@@ -15,7 +15,15 @@ import tifffile
 import trees
 from PIL import Image
 
-from anomalib_nb.data import Folder, MVTec3D, UnreadableImage, predict_dataset, read_depth, read_image, read_mask
+from anomalib_nb.data import (
+    Folder,
+    MVTec3D,
+    UnreadableImage,
+    predict_dataset,
+    read_depth,
+    read_image,
+    read_mask,
+)
 from anomalib_nb.data.images import Remembered, check_array, largest_of, named, read_header, stamp
 from anomalib_nb.data.layouts import read_union
 

@@ -16,7 +16,18 @@ import pytest
 from PIL import Image
 
 import anomalib_nb.data.caches as caches
-from anomalib_nb.data import DiskCache, Folder, MemoryCache, Picture, Remembered, free_bytes, packed, read_image, unpacked, write_beside
+from anomalib_nb.data import (
+    DiskCache,
+    Folder,
+    MemoryCache,
+    Picture,
+    Remembered,
+    free_bytes,
+    packed,
+    read_image,
+    unpacked,
+    write_beside,
+)
 from anomalib_nb.data.caches import LATE, MONTH, Waiting, files_in
 
 FULL = 200 * (3 * 20 * 30 + 160) / 1e6  # MB of 200 pictures

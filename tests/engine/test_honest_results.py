@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anomalib_nb.cli.cli import refitted
 from anomalib_nb.core import Predictions, read_json
 from anomalib_nb.core.origins import BY_HAND, origin_in_words
 from anomalib_nb.core.types import Batch
 from anomalib_nb.data import DemoData, Folder
 from anomalib_nb.engine import Engine, copied_images, copies_among
-from anomalib_nb.cli.cli import refitted
-from anomalib_nb.metrics import AUROC, AUSPRO, F1Max, F1Score, Evaluator, Regions, evaluate
+from anomalib_nb.metrics import AUROC, AUSPRO, Evaluator, F1Max, F1Score, Regions, evaluate
 from anomalib_nb.metrics.threshold_rules import ConformalThreshold, F1AdaptiveThreshold
 from anomalib_nb.models import PatchCore, load_model
 from anomalib_nb.processing import PostProcessor

@@ -79,7 +79,6 @@ def test_intervals_hold_at_other_levels(level, lowest):
 
 def alarms(shape, area, common, sizes, runs):
     "The share of pairs of equal models that are called different at 5 %."
-    (one, _), (two, _) = detector("bell", area), detector(shape, area)
     labels, random = np.repeat([1, 0], sizes), np.random.default_rng([*sizes, int(100 * common)])
     found = []
     for _ in range(runs):
