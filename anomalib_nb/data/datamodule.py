@@ -496,7 +496,7 @@ def folders_of(
     root: Path,  # of the data set
 ) -> dict[str, int]:  # folder -> time of its last change in ns
     "The folders that hold images or masks, and those between them and the root."
-    near = {os.path.dirname(path) for name in ("image_path", "mask_path") for path in table[name] if path}
+    near = {path.rpartition(os.sep)[0] for name in ("image_path", "mask_path") for path in table[name].tolist() if path}
     between = {str(above) for folder in near for above in Path(folder).parents if above.is_relative_to(root)}
     return {folder: os.stat(folder).st_mtime_ns for folder in near | between if os.path.isdir(folder)}
 

@@ -160,5 +160,6 @@ class Folder(AnomalibDataModule):
 
     def facts(self) -> str:
         "What to know besides the counts, in a line."
-        near = sum(os.path.dirname(image) == os.path.dirname(mask) for image, mask in zip(self.table["image_path"], self.table["mask_path"]))
+        masked = self.table[self.table["mask_path"] != ""]
+        near = sum(os.path.dirname(image) == os.path.dirname(mask) for image, mask in zip(masked["image_path"], masked["mask_path"]))
         return super().facts() + f", {near} of the masks lie beside their images" * bool(near)

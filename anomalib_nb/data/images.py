@@ -60,7 +60,7 @@ def is_image(
     path: Path | str,  # a file's path or name
 ) -> bool:
     "Does a name look like an image's? Hidden files do not."
-    name = os.path.basename(path)
+    name = os.fspath(path).rpartition(os.sep)[2]
     return name.lower().endswith(IMAGE_SUFFIXES) and not is_junk(name)
 
 # %% ../../nbs/data/00_images.ipynb #2b4a1a51

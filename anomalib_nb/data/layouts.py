@@ -95,8 +95,8 @@ def parted(
     path: Path | str,  # a file, perhaps one of a hundred thousand: a `Path` for each would take most of the time
 ) -> tuple[str, str, str]:  # its folder, the folder's name, its own name without suffix
     "What counts in a path."
-    folder, name = os.path.split(path)
-    return folder, os.path.basename(folder), os.path.splitext(name)[0]
+    folder, _, name = os.fspath(path).rpartition(os.sep)
+    return folder, folder.rpartition(os.sep)[2], name.rpartition(".")[0] or name
 
 # %% ../../nbs/data/04_layouts.ipynb #4d21f58d
 MASK_FOLDERS = ("ground_truth", "groundtruth", "gt", "masks", "mask")
@@ -394,7 +394,7 @@ def with_masks(
     "Add the masks of the defective images of a table."
     images, near = table["image_path"].tolist(), table["mask_path"].tolist() if "mask_path" in table else [""] * len(table)
     defective = ~table["label"].isin(["good", "unknown"]) & (table["split"] != "unused")
-    wanted = {image: label for image, label, mask, bad in zip(images, table["label"], near, defective) if bad and not mask}
+    wanted = {image: label for image, label, mask, bad in zip(images, table["label"].tolist(), near, defective.tolist()) if bad and not mask}
     found = match_masks(wanted, folders, [*images, *near], wanted.values()) if folders else {}
     return table.assign(mask_path=[mask or found.get(image, "") for image, mask in zip(images, near)])
 
