@@ -278,3 +278,30 @@ def test_thresholds_are_fitted_on_what_has_a_label():
     assert "without 2 that have no label" in post.fitted_on
     nobody = PostProcessor().calibrate(judged(info=[{"no_label": True}] * 6))
     assert nobody == PostProcessor()
+
+
+@pytest.mark.parametrize("mode", ["from_test", "same_as_test", "from_train", "from_dir"])
+def test_a_loose_image_takes_the_truth_from_nobody(tmp_path, engine, mode):
+    root = tiles(tmp_path / "tiles")
+    shutil.copytree(root / "test", root / "validation")
+    for part in ("test", "validation"):
+        Image.fromarray(np.full((32, 32, 3), 99, np.uint8)).save(root / part / "overview.png")
+    data = Folder(root, val_split_mode=mode)
+    model = fitted(engine, data)
+    found = engine.test(model, data)
+    assert np.isfinite(found["image_AUROC"]) and found.unlabelled == 1
+    assert found.images == (data.table["split"].eq("test") & data.table["label_index"].ge(0)).sum()
+    run = Predictions.load(engine.run / "test.zarr")
+    assert run.labels[[path.endswith("overview.png") for path in run.paths]].tolist() == [-1]
+    assert evaluate(run) == found and evaluate(run).unlabelled == 1
+    assert len(engine.predict(model, data)) == found.images + 1
+
+
+def test_validation_images_without_any_label_end_no_fit(tmp_path, engine):
+    root = tiles(tmp_path / "tiles")
+    (root / "validation").mkdir()
+    for i in range(3):
+        shutil.copy(root / "test/good" / f"{i}.png", root / "validation")
+    with pytest.warns(UserWarning, match="validation images have no label"):
+        model = fitted(engine, Folder(root))
+    assert model.post.fitted_on and np.isfinite(model.post.image_threshold)  # found elsewhere
