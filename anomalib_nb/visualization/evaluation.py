@@ -357,8 +357,8 @@ def pimo_chart(
                      {**band, "facecolor": band["color"], "linewidth": 0})]  # fmt: skip
     for i in np.unique(np.linspace(0, len(curves.images) - 1, most).astype(int)):
         layers.append(line(curves.fpr, curves.tpr[i], names, shade(area.scores[curves.images[i]]), steps="steps-post"))
-    rate = np.interp(-found.threshold, -curves.thresholds, curves.fpr, left=0, right=1) if np.isfinite(found.threshold) else 0
-    layers += [mark(float(rate))] if 0 < rate <= reach else []
+    reported = int(np.searchsorted(-curves.thresholds, -np.float32(found.threshold), "right"))  # normal scores from the threshold on
+    layers += [mark(float(curves.fpr[reported - 1]))] if 0 < reported < len(curves.fpr) else []
     return framed(layers, f"PIMO · mean area {value:.3f}", xlim=(fpr_bounds[0] / 2, reach), logx=True)
 
 # %% ../../nbs/visualization/04_evaluation.ipynb #48e7ce1d
