@@ -6,7 +6,7 @@ Docs: https://anomalib-nb.github.io/anomalib_nb/metrics/evaluator.html.md"""
 
 # %% auto #0
 __all__ = ['METRICS', 'At', 'Metric', 'list_metrics', 'get_metric', 'crossed', 'shared_stores', 'Results', 'results_warnings',
-           'results_line', 'results_html', 'enlarged', 'lay_over', 'labelled', 'outlined', 'sizes_in_words',
+           'results_line', 'results_html', 'enlarged', 'lay_over', 'with_truth', 'outlined', 'sizes_in_words',
            'by_regions', 'note_of', 'unsaturated', 'laid_over', 'show', 'Evaluator']
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #be95e207
@@ -253,7 +253,7 @@ def lay_over(
                  image_path=None if item.image_path is None else [item.image_path])  # fmt: skip
 
 # %% ../../nbs/metrics/03_evaluator.ipynb #13582a04
-def labelled(
+def with_truth(
     batch: Batch,  # with truth, or without any
 ) -> Batch:  # those of its images that can be judged
     "Leave out images without truth: all, or those that say `no_label` in their info."
@@ -366,7 +366,7 @@ class Evaluator:
         original: Callable[[Batch], Batch] | None = None,  # of an item: `lay_over` with the mask of its file
     ) -> None:
         "Add a batch; what is to be judged at the size of files needs to know how to get there."
-        judged = labelled(batch)
+        judged = with_truth(batch)
         self.unlabelled, self.images = self.unlabelled + len(batch) - len(judged), self.images + len(judged)
         self.prints += fingerprints_in(judged)
         self.leaks += sum(bool(info and info.get("leak")) for info in judged.info or [])
