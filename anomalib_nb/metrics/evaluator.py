@@ -374,7 +374,7 @@ class Evaluator:
         if all(getattr(batch, field) is None for (field, truth), _ in self.stores if truth == "gt_mask"):
             return
         known = outlined(judged)
-        self.left_out += len(judged) - len(known)
+        self.left_out[judged.gt_mask is None] += len(judged) - len(known)
         for part in [known] if self.at == "model" else (laid_over(item, original) for item in known):
             self.sizes |= show(self.stores, part, "pixel")
             self.whole += unsaturated(part)
@@ -391,14 +391,14 @@ class Evaluator:
                 values[name], notes[name] = metric.value(fed[key]), note_of(metric, fed[key], self.whole)
                 level = name.split("_")[0]
                 modes[level] = "streaming" if isinstance(fed[key], Bounds) else modes.get(level, "exact")
-        known = {"judged_at": sizes_in_words(self.sizes, self.at), "left_out": self.left_out if self.sizes else 0, "leaks": self.leaks,
+        known = {"judged_at": sizes_in_words(self.sizes, self.at), "left_out": self.left_out[0] + self.left_out[1] * bool(self.sizes), "leaks": self.leaks,
                  "unlabelled": self.unlabelled, "fitted_on": origin_in_words(origin or {}), "seen": seen_before(origin or {}, self.prints)}
         return Results(values, {name: note for name, note in notes.items() if note}, modes, self.images, **known)
 
     def reset(self) -> None:
         "Forget all batches."
-        self.images = self.unlabelled = self.left_out = self.leaks = self.whole = 0
-        self.prints: list[str] = []  # of the images that are judged
+        self.images = self.unlabelled = self.leaks = self.whole = 0
+        self.left_out, self.prints = [0, 0], []  # images whose defect has no mask, and those of batches without masks; of all judged ones
         self.sizes: set[tuple[int, int]] = set()
         for store in self.stores.values():
             store.reset()
