@@ -11,6 +11,7 @@ __all__ = ['OUTPUTS', 'HERE', 'WRITING', 'LONG', 'Format', 'PRECISIONS', 'WRITER
            'replacing_folder', 'metadata_of', 'check_wish', 'made_up_pictures', 'write_graph', 'to_ship', 'export']
 
 # %% ../../nbs/deploy/00_export.ipynb #a86636f8
+import errno
 import os
 import re
 import secrets
@@ -260,16 +261,16 @@ def put_in_place(
     aside: Path,  # what was there goes in here
 ) -> None:
     "Give a folder its name, and take the name from an older one."
-    for attempt in range(9):
+    for attempt in range(100):
         old = aside / f"old{attempt}"
         with suppress(FileNotFoundError):
             os.replace(folder, old)
         try:
             os.replace(new, folder)
             return
-        except OSError:
-            if attempt < 8 and folder.exists():
-                continue  # somebody was faster
+        except OSError as error:
+            if attempt < 99 and (error.errno in (errno.ENOTEMPTY, errno.EEXIST) or folder.exists()):
+                continue  # somebody was faster, and may be gone again
             if old.exists() and not folder.exists():
                 os.replace(old, folder)
             raise
