@@ -704,10 +704,11 @@ class Columns:
 # %% ../../nbs/core/04_predictions.ipynb #f5286d79
 def fingerprints_of(
     run: Columns,  # a run
-) -> list[str]:  # N
-    "What stands for the images' content; for their scores, in a run that does not know it."
-    known = run.words("fingerprint")
-    return known if all(known) else fingerprints(run.scores)
+    rows: Any = slice(None),  # which images
+) -> list[str]:  # one for each
+    "What stands for the content of images; for its score, of an image whose content the run does not know."
+    known = run.dataset["fingerprint"].values[rows].tolist()
+    return known if all(known) else [each or of_score for each, of_score in zip(known, fingerprints(run.scores[rows]))]
 
 
 Columns.fingerprints = property(fingerprints_of)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.errors import did_you_mean, explain
-from ..core.predictions import FLAGS, Predictions, decide, remarks
+from ..core.predictions import FLAGS, Predictions, decide, fingerprints_of, remarks
 from ..core.types import Batch
 from .evaluator import At, Evaluator, Metric, Results, lay_over, results_line, results_warnings
 from .statistics import Macro, macro, table_html, table_text
@@ -31,10 +31,9 @@ def notes_of(
     rows: np.ndarray,  # (B,) of images
 ) -> list[dict[str, Any]]:  # B
     "What an evaluator must know of images besides their scores and truth."
-    sizes, prints = run.dataset["image_size"].values[rows].tolist(), run.fingerprints
-    flags = {name: run.dataset[name].values for name in FLAGS}
-    return [{"image_size": tuple(size), "fingerprint": prints[row], **remarks({name: values[row] for name, values in flags.items()})}
-            for row, size in zip(rows, sizes)]  # fmt: skip
+    sizes, flags = run.dataset["image_size"].values[rows].tolist(), [run.dataset[name].values[rows] for name in FLAGS]
+    return [{"image_size": tuple(size), "fingerprint": each, **remarks(dict(zip(FLAGS, said)))}
+            for size, each, *said in zip(sizes, fingerprints_of(run, rows), *flags)]  # fmt: skip
 
 
 def batch_of(
